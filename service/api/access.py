@@ -1,0 +1,161 @@
+"""Who may come in, and until when: keys, Host and Origin, deadlines, and the doors that close at the end.
+
+Knows no bodies and no pipelines. Deadlines are seconds on the clock of the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope
+
+from service.errors import DeadlinePassed, Forbidden, NotReady, OutOfRange, Unauthorised
+from service.pipelines.call import Call, Class
+
+from .problems import CallerLeft
+
+if TYPE_CHECKING:
+    from service.assembly import Service
+    from service.settings import Settings
+
+T = TypeVar("T")
+
+# Probes and scrapes come by pod address and without a key.
+EXEMPT = frozenset({"/livez", "/readyz", "/metrics"})
+# For what has no deadline of its own (a clip is answered as it goes): still a number that any timer takes.
+NO_DEADLINE_S = 86400.0
+STOPPED = "the service stopped before this was done; its time to drain was up"
+
+
+class Doors:
+    """Who is inside, and whether more are let in.
+
+    closing: set once new work is refused; live streams then say goodbye.
+    inside: requests and streams that have begun and not ended, probes left out.
+    """
+
+    def __init__(self) -> None:
+        self.closing = asyncio.Event()
+        self.inside = 0
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def admit(self, service: Service) -> None:
+        """Raises NotReady unless new work is taken: from the warm models on, and while the drain's delay lasts."""
+        if self.closing.is_set():
+            raise NotReady("the service is stopping and takes no new work", retry_after_s=1.0)
+        if service.state not in ("ready", "draining"):
+            raise NotReady(f"the service is not ready: {service.reason or service.state}", retry_after_s=2.0)
+
+    async def see_through(self, receive: Receive, deadline: float, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, whose caller is watched meanwhile. The body must have been read to its end.
+
+        Raises, with `work` cancelled:
+            CallerLeft: the connection closed.
+            DeadlinePassed: at `deadline`.
+            NotReady: the drain's time was up (`give_up`).
+        """
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(work)
+        task.add_done_callback(_retrieve)
+        left = asyncio.ensure_future(receive())
+        self._running.add(task)
+        try:
+            await asyncio.wait(
+                {task, left}, timeout=max(0.0, deadline - loop.time()), return_when=asyncio.FIRST_COMPLETED
+            )
+            if task.done():
+                if task.cancelled():
+                    raise NotReady(STOPPED, retry_after_s=1.0)
+                return task.result()
+            if left.done():
+                raise CallerLeft
+            raise DeadlinePassed("the deadline passed before the answer was there", field="Request-Timeout-Ms")
+        finally:
+            self._running.discard(task)
+            left.cancel()
+            task.cancel()
+
+    def give_up(self) -> None:
+        """Ends all work that is seen through; each caller gets NotReady."""
+        for task in list(self._running):
+            task.cancel()
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Nobody may be left who asks: asyncio would complain of an exception that was never looked at."""
+    if not task.cancelled():
+        task.exception()
+
+
+def guard(scope: Scope, settings: Settings) -> None:
+    """Raises Forbidden or Unauthorised for who may not come in. Health and metrics are open to all.
+
+    A page of the service's own host is never foreign. Without configured hosts, origins or keys, all may come in.
+    """
+    if scope["path"] in EXEMPT:
+        return
+    headers = Headers(scope=scope)
+    host = headers.get("host", "")
+    if settings.hosts and _without_port(host) not in settings.hosts and host not in settings.hosts:
+        raise Forbidden(f"the Host {host!r} is none that is served here", field="Host")
+    origin = headers.get("origin")
+    foreign = origin is not None and origin not in settings.origins and urlsplit(origin).netloc != host
+    if settings.origins and foreign:
+        raise Forbidden(f"the Origin {origin!r} is none that is let in", field="Origin")
+    if settings.keys and not _holds_key(headers, settings):
+        raise Unauthorised("`Authorization` must be `Bearer` and a key of this service", field="Authorization")
+
+
+def _without_port(host: str) -> str:
+    return host.rsplit(":", 1)[0] if not host.endswith("]") else host
+
+
+def _bearer(headers: Headers) -> str:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def _holds_key(headers: Headers, settings: Settings) -> bool:
+    given = hashlib.sha256(_bearer(headers).encode()).digest()
+    # Every key is compared, in constant time: how long it takes tells nothing.
+    return any([hmac.compare_digest(given, hashlib.sha256(key.encode()).digest()) for key in settings.keys])
+
+
+def caller_name(connection: HTTPConnection, settings: Settings) -> str:
+    """Whose share the work counts in: the key's hash, else the client's address."""
+    if settings.keys:
+        return hashlib.sha256(_bearer(connection.headers).encode()).hexdigest()[:16]
+    return connection.client.host if connection.client else "unknown"
+
+
+def begin_call(connection: HTTPConnection, klass: Class, default_ms: float | None = None) -> Call:
+    """Lets a request in, with its deadline; where Server-Timing finds it.
+
+    Args:
+        default_ms: the deadline without the header Request-Timeout-Ms; None: the settings' own.
+
+    Raises:
+        NotReady: new work is not taken.
+        OutOfRange: Request-Timeout-Ms is no whole number of milliseconds from 1 to the limit.
+    """
+    service: Service = connection.app.state.service
+    connection.app.state.doors.admit(service)
+    settings = service.settings
+    name, limit = "Request-Timeout-Ms", [1, settings.max_deadline_ms]
+    text = connection.headers.get(name)
+    milliseconds: float = settings.deadline_ms if default_ms is None else default_ms
+    if text is not None:
+        if not (text.isascii() and text.isdigit() and 1 <= int(text[:12]) <= limit[1]):
+            message = f"`{name}` must be a whole number of milliseconds from 1 to {limit[1]}; got {text[:40]!r}"
+            raise OutOfRange(message, field=name, limit=limit)
+        milliseconds = int(text)
+    call = Call(caller_name(connection, settings), klass, asyncio.get_running_loop().time() + milliseconds / 1000)
+    connection.scope["call"] = call
+    return call

@@ -1,0 +1,250 @@
+"""POST /v1/clips: a clip in, one JSON line a frame out, while it is still being decoded. Knows no networks.
+
+What goes wrong before the first line is an ordinary problem; after it, the last line is an `error`. Times are seconds
+of the clip, pixels those of the upright frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service import errors
+from service.media.videos import Clip, ClipLimits, Frame, open_clip
+from service.people import Track
+from service.pipelines.call import Call, Class
+from service.pipelines.clip import ClipEnd, ClipFrame, ClipOptions, ClipPerson, ClipProgress, ClipStart
+
+from .access import NO_DEADLINE_S, begin_call
+from .images import SKELETONS_OUT, camera_fields, keypoint_values, person_fields
+from .problems import CallerLeft, openapi_responses, problem_document
+from .schemas import ClipFields, clip_options, openapi_schema, options_from_query, query_parameters
+from .uploads import MEGABYTE, spooled_upload
+
+if TYPE_CHECKING:
+    from service.assembly import Service
+    from service.settings import Settings
+
+MEDIA_TYPE = "application/x-ndjson"
+# Proxies give up on what is silent; the interface promises a line at least every 10 s.
+PROGRESS_S = 8.0
+UNITS = {"keypoints": "pixels", "joints3d": "metres", "time": "seconds"}
+
+Item = ClipStart | ClipFrame | ClipProgress | ClipEnd
+
+
+async def estimate_clip(request: Request) -> Response:
+    """Everyone in a clip, frame by frame, as NDJSON lines. The body is the clip, or a form with `clip`."""
+    return _ClipAnswer(request)
+
+
+class _ClipAnswer(Response):
+    """Reads, computes and sends at once: each line waits until the one before it has left."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__()
+        self._request = request
+        self._service: Service = request.app.state.service
+        self._request_id: str = request.scope.get("request_id", "")
+        self._begun = False
+        self._last_frame: int | None = None
+        self._last_time = 0.0
+        self._frames = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, settings = self._request, self._service.settings
+        call = begin_call(request, Class.CLIP, 1000 * NO_DEADLINE_S)
+        query = request.query_params.multi_items()
+        fields = options_from_query(ClipFields, query)
+        limit = int(settings.max_clip_mb * MEGABYTE)
+        async with spooled_upload(request, "clip", limit, wait_until=call.deadline) as (path, part):
+            if part:
+                fields = options_from_query(ClipFields, query, part)
+            options = clip_options(fields, settings.max_people)
+            doors = request.app.state.doors
+            opening = self._service.in_decode_pool(open_clip, path, clip_limits(settings))
+            clip = _OneAtATime(await doors.see_through(receive, call.deadline, opening))
+            try:
+                await doors.see_through(receive, call.deadline, self._stream(clip, options, call, send))
+            except Exception as error:
+                if not self._begun or isinstance(error, CallerLeft):
+                    raise
+                problem = problem_document(error, self._request_id)
+                await self._line({"type": "error", "problem": problem, "last_frame": self._last_frame}, send)
+            finally:
+                await asyncio.shield(asyncio.to_thread(clip.close))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _stream(self, clip: _OneAtATime, options: ClipOptions, call: Call, send: Send) -> None:
+        async with aclosing(self._service.clip.run(cast(Clip, clip), options, call)) as items:
+            async for item in _with_progress(items):
+                if item is None:
+                    await self._line(line_of(ClipProgress(self._frames, self._last_time), self._request_id), send)
+                    continue
+                if isinstance(item, ClipFrame):
+                    self._last_frame, self._last_time = item.index, item.time
+                    self._frames += 1
+                await self._line(line_of(item, self._request_id), send)
+
+    async def _line(self, line: dict[str, Any], send: Send) -> None:
+        if not self._begun:
+            self._begun = True
+            headers = [(b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store")]
+            # nginx gathers answers unless it is told not to.
+            headers.append((b"x-accel-buffering", b"no"))
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+        body = orjson.dumps(line, default=str, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+class _OneAtATime:
+    """A clip that is closed only when no thread is decoding: a cancelled request leaves one behind for a moment."""
+
+    def __init__(self, clip: Clip) -> None:
+        self.width, self.height, self.rate = clip.width, clip.height, clip.rate
+        self.frames, self.duration = clip.frames, clip.duration
+        self._clip = clip
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __iter__(self) -> Iterator[Frame]:
+        frames = iter(self._clip)
+        while True:
+            with self._lock:
+                frame = None if self._closed else next(frames, None)
+            if frame is None:
+                return
+            yield frame
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._clip.close()
+
+
+async def _with_progress(items: AsyncIterator[Item]) -> AsyncIterator[Item | None]:
+    """The items, and None whenever there was none for PROGRESS_S."""
+    while True:
+        following = asyncio.ensure_future(anext(items))
+        try:
+            while not (await asyncio.wait({following}, timeout=PROGRESS_S))[0]:
+                yield None
+            yield following.result()
+        except StopAsyncIteration:
+            return
+        finally:
+            if not following.done():
+                following.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await following
+
+
+def clip_limits(settings: Settings) -> ClipLimits:
+    """What is read at all. A frame may have as many pixels as a photo."""
+    return ClipLimits(int(settings.max_image_mpx * 1e6), settings.max_clip_frames, settings.max_clip_s)
+
+
+# ---- Lines
+
+
+def line_of(item: Item, request_id: str) -> dict[str, Any]:
+    """One line of the answer."""
+    if isinstance(item, ClipFrame):
+        people = [_person(person) for person in item.people]
+        return {"type": "frame", "index": item.index, "time": round(item.time, 6), "people": people}
+    if isinstance(item, ClipProgress):
+        return {"type": "progress", "frames": item.frames, "time": round(item.time, 6)}
+    if isinstance(item, ClipStart):
+        return {
+            "type": "start",
+            "request_id": request_id,
+            "size": [item.width, item.height],
+            "rate": round(item.rate, 4),
+            "frames": item.frames,
+            "duration": item.duration,
+            "camera": camera_fields(item.camera),
+            "models": item.models,
+            "skeletons": SKELETONS_OUT,
+            "units": UNITS,
+        }
+    return {
+        "type": "end",
+        "frames": item.frames,
+        "seconds": round(item.seconds, 6),
+        "tracks": [_track(track) for track in item.tracks],
+        "merged": {str(later): first for later, first in item.merged.items()},
+        "camera_to_world": item.camera_to_world,
+        "reason": item.reason,
+    }
+
+
+def _person(one: ClipPerson) -> dict[str, Any]:
+    fields = person_fields(one.person) | {"track": one.track, "swapped": one.swapped, "filled": one.filled}
+    if one.states is not None:
+        fields["states"] = one.states
+    if one.raw is not None:
+        fields["keypoints_raw"] = keypoint_values(one.raw)
+    return fields
+
+
+def _track(track: Track) -> dict[str, Any]:
+    scale = {"stature": round(track.scale.stature, 4), "source": track.scale.source}
+    return {"id": track.id, "first": track.first, "last": track.last, "frames": track.frames, "scale": scale}
+
+
+# ---- The OpenAPI document
+
+OPENAPI: dict[str, Any] = {
+    "parameters": query_parameters(ClipFields),
+    "requestBody": {
+        "required": True,
+        "content": {
+            **{
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                for kind in (
+                    "video/mp4",
+                    "video/quicktime",
+                    "video/webm",
+                    "video/x-matroska",
+                    "video/x-msvideo",
+                    "image/gif",
+                )
+            },
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["clip"],
+                    "properties": {
+                        "clip": {"type": "string", "format": "binary"},
+                        "options": openapi_schema(ClipFields),
+                    },
+                }
+            },
+        },
+    },
+}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "One JSON object a line: `start`, then `frame` and `progress`, at last one of `end` and `error`",
+        "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+    },
+    **openapi_responses(
+        errors.Unreadable,
+        errors.Unknown,
+        errors.TooLarge,
+        errors.UnknownKind,
+        errors.OutOfRange,
+        errors.ShareUsedUp,
+        errors.QueueFull,
+        errors.NotReady,
+        errors.DeadlinePassed,
+    ),
+}

@@ -1,0 +1,157 @@
+"""The queue between many callers and one engine: asyncio around `policy.Line`. Knows no HTTP and no pictures.
+
+Whoever waits is always answered: with a result, a refusal, or a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from service.engines.engine import Engine, Row
+from service.errors import DeadlinePassed, EngineFailed, NotReady, ServiceError
+from service.metrics import Metrics
+
+from .policy import Class, Limits, Line, Waiting
+
+
+class Ticket:
+    """One submission: the rows of one request, which may run in several batches, and the answer to all of them."""
+
+    def __init__(self, count: int, answer: asyncio.Future[list[Any]]) -> None:
+        self.answer = answer
+        self.waiting: list[Waiting] = []
+        self.queued_s = 0.0  # the longest wait of its rows
+        self._results: list[Any] = [None] * count
+        self._left = count
+
+    def settle(self, index: int, result: Any) -> None:
+        """One row's result. The first failure is the answer to the whole; later rows then change nothing."""
+        if self.answer.done():
+            return
+        if isinstance(result, BaseException):
+            self.answer.set_exception(result)
+            return
+        self._results[index] = result
+        self._left -= 1
+        if not self._left:
+            self.answer.set_result(self._results)
+
+
+class Batcher:
+    """The queue of one engine. `changed` is told of every new row; the scheduler takes batches with `take` and `run`."""
+
+    def __init__(self, engine: Engine, limits: Limits, metrics: Metrics, changed: asyncio.Event) -> None:
+        self.engine = engine
+        self.line = Line(limits)
+        self.rows_per_s: float | None = None  # measured over the last batches
+        self._metrics, self._changed = metrics, changed
+        self._open = True
+        role = engine.role
+        metrics.queue_limit_rows.labels(role).set(limits.rows)
+        metrics.batch_cap_rows.labels(role).set(limits.budget)
+        self._queue_rows = metrics.queue_rows.labels(role)
+
+    async def submit(
+        self, rows: Sequence[Row], *, caller: str, klass: Class, deadline: float
+    ) -> tuple[list[Any], float]:
+        """Queues the rows and waits for all of their answers, in order; also the longest wait in the queue, seconds.
+
+        Raises:
+            QueueFull, ShareUsedUp, NotReady: at once, nothing was queued.
+            DeadlinePassed: at the deadline, also while the device is busy; what has not run then never does.
+            NotFinite, EngineFailed: a row of this request failed; those of other requests do not notice.
+        """
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if not rows:
+            return [], 0.0
+        self._admit(rows, caller, deadline, now)
+        ticket = Ticket(len(rows), loop.create_future())
+        for index, row in enumerate(rows):
+            waiting = Waiting(row, row.cost, klass, caller, deadline, now, (ticket, index))
+            ticket.waiting.append(waiting)
+            self.line.add(waiting)
+        self._queue_rows.set(self.line.rows)
+        self._changed.set()
+        expiry = loop.call_at(deadline, self._expire, ticket)
+        try:
+            return await ticket.answer, ticket.queued_s
+        except asyncio.CancelledError:
+            self._metrics.abandoned_total.inc()
+            raise
+        finally:
+            # After a failure, a deadline or a caller's leaving, what is still queued is not worth device time.
+            expiry.cancel()
+            for waiting in ticket.waiting:
+                self.line.leave(waiting)
+            self._queue_rows.set(self.line.rows)
+
+    def _admit(self, rows: Sequence[Row], caller: str, deadline: float, now: float) -> None:
+        if not self._open:
+            raise NotReady("the service takes no new work: it is stopping", retry_after_s=1.0)
+        if deadline <= now:
+            raise DeadlinePassed("the deadline had passed before the work was queued")
+        try:
+            self.line.admit(sum(row.cost for row in rows), caller, self.rows_per_s)
+        except ServiceError as error:
+            self._metrics.shed_total.labels(type(error).__name__).inc()
+            raise
+
+    def _expire(self, ticket: Ticket) -> None:
+        if not ticket.answer.done():
+            self._metrics.expired_total.inc()
+            ticket.answer.set_exception(DeadlinePassed("the deadline passed before the answer was there"))
+
+    def take(self, now: float) -> list[Waiting]:
+        """The next batch, within the engine's budget; late rows are answered and left out."""
+        batch, late = self.line.take(now)
+        for waiting in late:
+            self._expire(waiting.owner[0])
+        wait = self._metrics.queue_wait_seconds.labels(self.engine.role)
+        for waiting in batch:
+            ticket: Ticket = waiting.owner[0]
+            ticket.queued_s = max(ticket.queued_s, now - waiting.arrived)
+            wait.observe(now - waiting.arrived)
+        self._queue_rows.set(self.line.rows)
+        return batch
+
+    def deliver(self, batch: Sequence[Waiting], results: Sequence[Any], seconds: float) -> None:
+        """Answers everyone in the batch. `results` holds an answer or an exception a row, in order."""
+        role, rows = self.engine.role, sum(waiting.cost for waiting in batch)
+        self._metrics.batch_rows.labels(role).observe(rows)
+        self._metrics.batch_duration_seconds.labels(role).observe(seconds)
+        self._metrics.rows_total.labels(role).inc(len(batch))
+        rate = rows / max(seconds, 1e-6)
+        self.rows_per_s = rate if self.rows_per_s is None else 0.8 * self.rows_per_s + 0.2 * rate
+        for waiting, result in zip(batch, results, strict=True):
+            if isinstance(result, BaseException):
+                self._metrics.failed_rows_total.labels(role, type(result).__name__).inc()
+            ticket, index = waiting.owner
+            ticket.settle(index, result)
+
+    def close(self) -> None:
+        """Lets nobody else in; who waits is still served."""
+        self._open = False
+
+    def refuse_everybody(self) -> None:
+        """Answers all who still wait with NotReady."""
+        for waiting in self.line.empty():
+            ticket, index = waiting.owner
+            ticket.settle(index, NotReady("the service stopped before this was computed", retry_after_s=1.0))
+
+
+def run_batch(engine: Engine, rows: Sequence[Any], prepared: Any = None) -> list[Any]:
+    """Runs rows on the device's thread, one result or exception each. A batch that breaks is halved until only the
+    row that breaks it fails."""
+    try:
+        return engine.run(prepared if prepared is not None else engine.prepare(rows))
+    except Exception as error:
+        if len(rows) == 1:
+            failed = error if isinstance(error, ServiceError) else EngineFailed(f"{engine.label}: {error!r}")
+            failed.__cause__ = error if failed is not error else None
+            return [failed]
+    # Out of the except block: the traceback would keep the failed batch's arrays alive.
+    middle = len(rows) // 2
+    return run_batch(engine, rows[:middle]) + run_batch(engine, rows[middle:])

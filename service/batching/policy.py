@@ -1,0 +1,163 @@
+"""Who waits, who is let in, who runs next: rules as plain code. No asyncio, no threads; the clock is an argument.
+
+Everything is counted in rows' costs (the network inputs that a row takes), never in requests. Times are seconds on one
+clock of the caller's choosing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from service.errors import QueueFull, ShareUsedUp
+
+
+class Class(IntEnum):
+    """How urgent a request is; lower goes first."""
+
+    LIVE = 0
+    PHOTO = 1
+    CLIP = 2
+
+
+# A row's urgency is its weight times its wait: a live row overtakes, but a clip's row that has waited sixteen times as
+# long goes before it, so nobody starves.
+WEIGHT = {Class.LIVE: 16.0, Class.PHOTO: 4.0, Class.CLIP: 1.0}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """rows: most that may wait; share: part of them one caller may hold while others wait; budget: most in a batch."""
+
+    rows: int = 256
+    share: float = 0.5
+    budget: int = 32
+
+
+@dataclass(eq=False)
+class Waiting:
+    """One row in line. `gone` is set when its caller left; it is dropped when a batch is formed."""
+
+    row: Any
+    cost: int
+    klass: Class
+    caller: str
+    deadline: float
+    arrived: float
+    owner: Any = None
+    gone: bool = field(default=False, init=False)
+
+
+def urgency(klass: Class, waited_s: float) -> float:
+    """What the most urgent row is chosen by, within a line and among the lines that share a device."""
+    return WEIGHT[klass] * (max(waited_s, 0.0) + 1e-3)
+
+
+def retry_after_s(rows: int, rows_per_s: float | None) -> float:
+    """When a refused caller may come back: the time that the line needs, between 1 and 60 s."""
+    if not rows_per_s:
+        return 1.0
+    return min(max(rows / rows_per_s, 1.0), 60.0)
+
+
+class Line:
+    """The line before one network: bounded, in classes, callers of a class taking turns."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.rows = 0  # costs of those who still wait
+        self._turns: dict[Class, OrderedDict[str, deque[Waiting]]] = {klass: OrderedDict() for klass in Class}
+        self._held: dict[str, int] = {}
+
+    def admit(self, cost: int, caller: str, rows_per_s: float | None = None) -> None:
+        """Lets `cost` more rows of `caller` in, or raises QueueFull or ShareUsedUp. An empty line takes anything.
+
+        A share binds only while somebody else waits: who is alone may fill the line.
+        """
+        limit = self.limits.rows
+        if self.rows and self.rows + cost > limit:
+            message = f"the queue holds {self.rows} of {limit} rows; {cost} more do not fit"
+            raise QueueFull(message, limit=limit, retry_after_s=retry_after_s(self.rows, rows_per_s))
+        held = self._held.get(caller, 0)
+        share = max(int(limit * self.limits.share), 1)
+        if held and self.rows > held and held + cost > share:
+            message = f"you have {held} rows queued; {cost} more pass your share of {share} while others wait"
+            raise ShareUsedUp(message, limit=share, retry_after_s=retry_after_s(held, rows_per_s))
+
+    def add(self, waiting: Waiting) -> None:
+        self._turns[waiting.klass].setdefault(waiting.caller, deque()).append(waiting)
+        self._count(waiting, waiting.cost)
+
+    def leave(self, waiting: Waiting) -> None:
+        """Takes a row out of the count at once; its place in line is dropped when a batch is formed."""
+        if not waiting.gone:
+            waiting.gone = True
+            self._count(waiting, -waiting.cost)
+
+    def urgency(self, now: float) -> float:
+        """Of the most urgent row; 0 when nobody waits."""
+        return max((urgency(klass, now - head.arrived) for klass, head in self._heads()), default=0.0)
+
+    def take(self, now: float) -> tuple[list[Waiting], list[Waiting]]:
+        """Forms a batch within the budget: (batch, those whose deadline had passed, which are not in it)."""
+        batch: list[Waiting] = []
+        late: list[Waiting] = []
+        room = self.limits.budget
+        while heads := self._heads():
+            klass, head = max(heads, key=lambda each: urgency(each[0], now - each[1].arrived))
+            # A single row dearer than the whole budget runs alone rather than never.
+            if head.deadline > now and head.cost > room and batch:
+                break
+            self._pop(klass)
+            self.leave(head)
+            if head.deadline <= now:
+                late.append(head)
+                continue
+            batch.append(head)
+            room -= head.cost
+            if room <= 0:
+                break
+        return batch, late
+
+    def empty(self) -> list[Waiting]:
+        """Takes everybody out."""
+        everybody = [w for turns in self._turns.values() for line in turns.values() for w in line if not w.gone]
+        for waiting in everybody:
+            self.leave(waiting)
+        for turns in self._turns.values():
+            turns.clear()
+        return everybody
+
+    def _heads(self) -> list[tuple[Class, Waiting]]:
+        """Who is next in each class, after dropping those who left."""
+        heads = []
+        for klass, turns in self._turns.items():
+            while turns:
+                caller, line = next(iter(turns.items()))
+                while line and line[0].gone:
+                    line.popleft()
+                if line:
+                    heads.append((klass, line[0]))
+                    break
+                del turns[caller]
+        return heads
+
+    def _pop(self, klass: Class) -> None:
+        """Removes the head of a class; its caller goes to the end of the turns."""
+        turns = self._turns[klass]
+        caller, line = next(iter(turns.items()))
+        line.popleft()
+        if line:
+            turns.move_to_end(caller)
+        else:
+            del turns[caller]
+
+    def _count(self, waiting: Waiting, cost: int) -> None:
+        self.rows += cost
+        held = self._held.get(waiting.caller, 0) + cost
+        if held:
+            self._held[waiting.caller] = held
+        else:
+            self._held.pop(waiting.caller, None)

@@ -1,0 +1,156 @@
+"""Whose batch runs next on a device: one asyncio task a device, over the batchers whose engines share it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from service.engines.device import Device
+from service.engines.engine import Engine, Prepared
+from service.errors import EngineFailed
+from service.metrics import Metrics
+
+from .batcher import Batcher, run_batch
+from .policy import Limits, Waiting
+
+log = logging.getLogger(__name__)
+
+Batch = tuple[Batcher, list[Waiting], Prepared | None]
+
+
+class Scheduler:
+    """Keeps one device busy.
+
+    An idle device takes what is queued at once; while it works, arrivals gather. Only a batch that is full already is
+    framed while another runs: framing a part of one early would close it to those who are about to come.
+    """
+
+    def __init__(self, device: Device, metrics: Metrics, queue_rows: int, share: float, window_s: float = 0.0) -> None:
+        self.device = device
+        self.batchers: list[Batcher] = []
+        self._metrics, self._rows, self._share, self._window_s = metrics, queue_rows, share, window_s
+        self._changed = asyncio.Event()
+        self._framing = ThreadPoolExecutor(1, thread_name_prefix=f"framing-{device.name}")
+        self._task: asyncio.Task[None] | None = None
+        self._ahead: Batch | None = None  # taken out of its line, framed or being framed, not yet running
+        self._running = False
+
+    def add(self, engine: Engine) -> Batcher:
+        """Gives the engine a queue on this device."""
+        limits = Limits(self._rows, self._share, engine.budget)
+        batcher = Batcher(engine, limits, self._metrics, self._changed)
+        self.batchers.append(batcher)
+        return batcher
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._supervise(), name=f"scheduler-{self.device.name}")
+
+    async def _supervise(self) -> None:
+        """The loop below must never end by itself: if a fault of ours ends it, it is logged and begun again."""
+        while True:
+            try:
+                await self._work()
+            except Exception:
+                log.exception("the scheduler of %s broke and starts again", self.device.name)
+
+    async def _work(self) -> None:
+        try:
+            while True:
+                batch = self._ahead or await self._next()
+                self._ahead = None
+                running = asyncio.create_task(self._run(*batch))
+                try:
+                    await self._prepare_ahead(running)
+                    await running
+                finally:
+                    running.cancel()  # does nothing to one that has ended
+        finally:
+            if self._ahead:
+                batcher, waiting, _ = self._ahead
+                batcher.deliver(waiting, [EngineFailed("the service stopped")] * len(waiting), 0.0)
+                self._ahead = None
+
+    async def _next(self) -> Batch:
+        """Waits for the most urgent batch."""
+        while True:
+            if self._window_s and any(b.line.rows for b in self.batchers):
+                await asyncio.sleep(self._window_s)  # for those who prefer fuller batches to early answers
+            if batch := self._take(full=False):
+                return batch
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _take(self, *, full: bool) -> Batch | None:
+        now = asyncio.get_running_loop().time()
+        ready = [b for b in self.batchers if b.line.rows >= (b.line.limits.budget if full else 1)]
+        while ready:
+            batcher = max(ready, key=lambda each: each.line.urgency(now))
+            if batch := batcher.take(now):
+                return batcher, batch, None
+            ready.remove(batcher)
+        return None
+
+    async def _prepare_ahead(self, running: asyncio.Task[None]) -> None:
+        """While a batch runs: frames the next as soon as some queue holds a full one."""
+        loop = asyncio.get_running_loop()
+        while not running.done():
+            if batch := self._take(full=True):
+                self._ahead = batch
+                batcher, waiting, _ = batch
+                rows = [each.row for each in waiting]
+                with suppress(Exception):  # what cannot be framed breaks again where it is run, and is halved there
+                    prepared = await loop.run_in_executor(self._framing, batcher.engine.prepare, rows)
+                    self._ahead = batcher, waiting, prepared
+                return
+            self._changed.clear()
+            change = asyncio.create_task(self._changed.wait())
+            await asyncio.wait([running, change], return_when=asyncio.FIRST_COMPLETED)
+            change.cancel()
+
+    async def _run(self, batcher: Batcher, waiting: list[Waiting], prepared: Prepared | None) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        rows = [each.row for each in waiting]
+        results: Sequence[object]
+        self._running = True
+        try:
+            results = await self.device.run(run_batch, batcher.engine, rows, prepared)
+        except asyncio.CancelledError:
+            batcher.deliver(waiting, [EngineFailed("the service stopped")] * len(rows), loop.time() - started)
+            raise
+        except Exception as error:
+            log.exception("a batch of %s broke", batcher.engine.label)
+            results = [EngineFailed(repr(error)) for _ in rows]
+        finally:
+            self._running = False
+        batcher.deliver(waiting, results, loop.time() - started)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs or waits."""
+        return self._running or self._ahead is not None or any(b.line.rows for b in self.batchers)
+
+    async def drain(self, grace_s: float) -> None:
+        """Lets nobody else in and serves who waits, for at most `grace_s`; the rest is refused."""
+        for batcher in self.batchers:
+            batcher.close()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace_s
+        while self.busy and loop.time() < end:
+            await asyncio.sleep(0.02)
+        for batcher in self.batchers:
+            batcher.refuse_everybody()
+
+    async def close(self) -> None:
+        for batcher in self.batchers:
+            batcher.close()
+            batcher.refuse_everybody()
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        self._framing.shutdown(wait=False, cancel_futures=True)
+        self.device.close()

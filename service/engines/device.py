@@ -1,0 +1,60 @@
+"""A device: one thread of its own, through which everything that touches it goes. Knows no network."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+
+from service.errors import SettingWrong
+
+T = TypeVar("T")
+
+
+class Device:
+    """name: cpu or cuda:N. One thread; nothing else may run on the device."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"device-{name}")
+
+    async def run(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Runs `call` on the device's thread. A cancelled caller goes at once; the call itself runs to its end."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def memory_bytes(self) -> int:
+        """What torch has allocated on a CUDA device; 0 on a CPU."""
+        return int(torch.cuda.memory_allocated(self.name)) if self.name.startswith("cuda") else 0
+
+
+def choose_device(setting: str) -> str:
+    """auto, cpu, cuda or cuda:N to the device that is used. `auto` takes CUDA where there is one.
+
+    Raises:
+        SettingWrong: a CUDA device was asked for and is not there. It is never replaced by the CPU in silence.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if setting == "cpu" or (setting == "auto" and not count):
+        return "cpu"
+    index = 0 if setting in ("auto", "cuda") else int(setting.removeprefix("cuda:"))
+    if index >= count:
+        message = f"`device` is {setting}, but torch {torch.__version__} sees {count} CUDA devices here"
+        raise SettingWrong(message, field="device", limit="auto, cpu, or a CUDA device that is there")
+    return f"cuda:{index}"
+
+
+def check_torch() -> None:
+    """torch and torchvision must come from one build; a mixed pair fails at import with a riddle."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "torchvision"))
+        message = f"torch and torchvision do not come from one build ({versions}): {error}. Install both from one index"
+        raise SettingWrong(message) from error

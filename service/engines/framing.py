@@ -1,0 +1,206 @@
+"""Framing: rows become a network's input array, and its output becomes people's words again. numpy and OpenCV only.
+
+Knows the networks' input conventions (which pixels, which order, which normalisation), not the networks. Pixels are
+those of the upright picture, counted from its top-left corner; 3D is in metres, root-relative, in the camera's axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.geometry.boxes import clip, from_corners, suppress
+from service.geometry.crops import Crop, cells_to_input, crop_of_box, cut, letterbox, to_picture
+from service.geometry.heatmaps import decode_argmax, decode_dark, decode_quarter, merge_mirrored
+from service.geometry.skeletons import SKELETONS, mirror_order
+
+Array = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+LIFTER_CHANNELS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class PictureRow:
+    """A whole picture for the finder: (height, width, 3) uint8 RGB."""
+
+    picture: Pixels
+    cost: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class CropRow:
+    """One person for the detector: the box in the picture's pixels. `flip_test` costs a second, mirrored input."""
+
+    picture: Pixels
+    box: Array
+    flip_test: bool = False
+
+    @property
+    def cost(self) -> int:
+        return 2 if self.flip_test else 1
+
+
+@dataclass(frozen=True, eq=False)
+class WindowRow:
+    """One window for the lifter.
+
+    points: (frames, 17, 3) pixels and score in the h36m17 order, NaN for unknown; size: the picture's width and height;
+    given: whether the joints came as h36m17, not made from another skeleton.
+    """
+
+    points: Array
+    size: tuple[int, int]
+    given: bool
+    cost: int = 1
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the finder answers: boxes (n, 4) x, y, width, height in picture pixels, scores (n,), falling."""
+
+    boxes: Array
+    scores: Array
+
+
+class FinderFraming:
+    """RTMDet's: the picture letterboxed into a square, distances from the cells' corners, suppression by overlap."""
+
+    strides = (8, 16, 32)
+    least_score = 0.01
+
+    def __init__(self, preset: Mapping[str, Any], side: int) -> None:
+        self.side = side
+        self.most_overlap = float(preset["suppress_iou"])
+
+    def inputs(self, rows: Sequence[PictureRow]) -> Pixels:
+        return np.stack([letterbox(row.picture, self.side)[0] for row in rows])
+
+    def example(self) -> Pixels:
+        return np.full((1, self.side, self.side, 3), 114, np.uint8)
+
+    def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[PictureRow]) -> list[Found]:
+        return [self._found([level[n] for level in outputs], row.picture) for n, row in enumerate(rows)]
+
+    def _found(self, levels: Sequence[Array], picture: Pixels) -> Found:
+        """levels: (rows, columns, 5) logit, left, top, right, bottom in input pixels, one for each stride."""
+        corners, scores = [], []
+        for level, stride in zip(levels, self.strides, strict=True):
+            score = 1 / (1 + np.exp(-level[..., 0]))
+            row, column = np.nonzero(score > self.least_score)
+            left, top, right, bottom = level[row, column, 1:].T
+            x, y = column * stride, row * stride
+            corners.append(np.stack([x - left, y - top, x + right, y + bottom], axis=1))
+            scores.append(score[row, column])
+        height, width = picture.shape[:2]
+        scale = self.side / max(height, width)
+        fitted = np.array([max(1, round(width * scale)) / width, max(1, round(height * scale)) / height])
+        boxes = from_corners(np.concatenate(corners))
+        score = np.concatenate(scores)
+        kept = suppress(boxes, score, self.most_overlap)
+        in_picture = (boxes[kept] / np.tile(fitted, 2)).astype(np.float32)
+        return Found(clip(in_picture, width, height), score[kept].astype(np.float32))
+
+
+class PoseFraming:
+    """Top-down heatmap detectors: a crop a person; the preset says size, padding and how peaks are read."""
+
+    def __init__(self, preset: Mapping[str, Any]) -> None:
+        self.width, self.height = int(preset["width"]), int(preset["height"])
+        self.padding = float(preset["padding"])
+        self.stride = float(preset["stride"])
+        self.shift = (float(preset["shift"][0]), float(preset["shift"][1]))
+        self.flip_shift = int(preset["flip_shift"])
+        decode, blur = preset["decode"], int(preset.get("blur", 3))
+        decoders = {"dark": lambda h: decode_dark(h, blur), "quarter": decode_quarter, "argmax": decode_argmax}
+        if decode not in decoders:
+            raise ValueError(f"`decode` must be one of {', '.join(decoders)}, got {decode!r}")
+        self.decode = decoders[decode]
+        self.order = mirror_order(SKELETONS["coco17"])
+
+    def crop(self, row: CropRow) -> Crop:
+        return crop_of_box(row.box, self.width, self.height, self.padding)
+
+    def inputs(self, rows: Sequence[CropRow]) -> Pixels:
+        crops = []
+        for row in rows:
+            crop = cut(row.picture, self.crop(row))
+            crops += [crop, crop[:, ::-1]] if row.flip_test else [crop]
+        return np.stack(crops)
+
+    def example(self) -> Pixels:
+        return np.zeros((1, self.height, self.width, 3), np.uint8)
+
+    def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[CropRow]) -> list[Array]:
+        """(17, 3) a row: x, y in picture pixels, score 0..1."""
+        heatmaps = outputs[0]
+        first = np.cumsum([0, *(row.cost for row in rows)])[:-1]
+        own = heatmaps[first]
+        flipped = [n for n, row in enumerate(rows) if row.flip_test]
+        if flipped:
+            own = own.copy()
+            own[flipped] = merge_mirrored(own[flipped], heatmaps[first[flipped] + 1], self.order, self.flip_shift)
+        positions, scores = self.decode(own)
+        in_input = cells_to_input(positions, self.stride, self.shift)
+        points = np.concatenate([in_input, scores.clip(0, 1)[..., None]], axis=-1)
+        return [to_picture(points[n], self.crop(row)) for n, row in enumerate(rows)]
+
+
+class LiftFraming:
+    """Our lifters: `window_channels` in, metres out."""
+
+    def __init__(self, frames: int) -> None:
+        self.frames = frames
+
+    def inputs(self, rows: Sequence[WindowRow]) -> Array:
+        points = np.stack([row.points for row in rows])
+        sizes = np.array([row.size for row in rows], np.float32)
+        return window_channels(points, sizes, np.array([row.given for row in rows]))
+
+    def example(self) -> Array:
+        return np.zeros((1, self.frames, 17, LIFTER_CHANNELS), np.float32)
+
+    def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[WindowRow]) -> list[Array]:
+        """(frames, 17, 3) a row: metres relative to joint 0 for a person of 1.70 m stature."""
+        poses = outputs[0] - outputs[0][:, :, :1]
+        return list(poses.astype(np.float32, copy=False))
+
+
+def window_channels(points: Array, sizes: Array, given: NDArray[np.bool_]) -> Array:
+    """Makes the lifter's input from windows of 2D poses in the h36m17 order.
+
+    The network is told each joint twice: around the hip in units of the person's own size, so that near and far people
+    look alike, and in the picture, so that the view's direction and the path through it are not lost.
+
+    Args:
+        points: (windows, frames, 17, 3) pixels and score; an unknown joint has NaN for x and y.
+        sizes: (windows, 2) width and height of the picture in pixels.
+        given: (windows,) whether the joints were given as h36m17, or made from another skeleton.
+
+    Returns:
+        (windows, frames, 17, 6) float32: x and y around the hip over the window's root mean square extent; the score,
+        or -1 for an unknown joint; x and y around the picture's middle, +-1 on its longer side; 1 if given, else 0.
+        Unknown joints are 0 but for the score.
+    """
+    places, scores = points[..., :2].astype(np.float32), points[..., 2]
+    known: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))  # (windows, frames, 17)
+    places = np.where(known[..., None], places, 0)
+    count = np.maximum(known.sum(-1, keepdims=True), 1)
+    # Around the hip; where it is unknown, around the middle of what is known in that frame.
+    middle = np.where(known[..., :1], places[..., 0, :], places.sum(-2) / count)[..., None, :]
+    around = np.where(known[..., None], places - middle, 0)
+    extent = np.sqrt((around**2).sum((1, 2, 3)) / np.maximum(known.sum((1, 2)), 1))  # (windows,)
+    longer = sizes.max(-1).astype(np.float32)
+    # A window without extent (one joint known, or none) must not blow up: a pixel is the least that counts.
+    around = around / np.maximum(extent, 1)[:, None, None, None]
+    in_picture = (places - sizes[:, None, None, :] / 2) / (longer[:, None, None, None] / 2)
+    channels = np.empty((*known.shape, LIFTER_CHANNELS), np.float32)
+    channels[..., 0:2] = around
+    channels[..., 2] = np.where(known, scores, -1)
+    channels[..., 3:5] = np.where(known[..., None], in_picture, 0)
+    channels[..., 5] = given[:, None, None]
+    return channels

@@ -1,0 +1,166 @@
+"""Pictures to network inputs, and the way back: crops of people and the letterbox of the whole picture.
+
+Every frame here has its origin at the corner, so that the first pixel's centre is (0.5, 0.5); a box, a point and a
+matrix speak of that frame. OpenCV's warp and published networks count from pixel centres: this file, and no other,
+takes the half pixel off and puts it back. Knows no networks; strides and shifts of their heatmaps are arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Picture = NDArray[np.uint8]
+
+# A picture that a crop shrinks to under this is first halved, until it is not: a bilinear warp reads 2x2 pixels
+# whatever the scale, and skips the others. Both figures are those that the public detector's AP was measured with.
+LEAST_SCALE = 0.6
+SMALL_SIDE_PX = 160
+# Around the letterboxed picture, as RTMDet was trained.
+LETTERBOX_GREY = 114
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """Where in the picture a network's input lies.
+
+    matrix: (2, 3) float64, picture pixels to input pixels, both from the corner.
+    width, height: of the input in pixels.
+    """
+
+    matrix: NDArray[np.float64]
+    width: int
+    height: int
+
+
+def crop_of_box(box: ArrayLike, width: int, height: int, padding: float = 1.25, rotation: float = 0.0) -> Crop:
+    """The crop around a box: grown about its middle to the input's aspect, then by `padding`.
+
+    HRNet's arithmetic (centre, scale, rotation), with one scale for both axes.
+
+    Args:
+        box: (4,) x, y, width, height in picture pixels. A side under one pixel counts as one.
+        width, height: of the input in pixels.
+        padding: how much larger than the box the crop is.
+        rotation: degrees by which the picture turns counter-clockwise on screen, for training.
+    """
+    x, y, box_width, box_height = np.asarray(box, np.float64)
+    wide = max(box_width, box_height * width / height, 1.0) * padding
+    scale, angle = width / wide, np.radians(rotation)
+    turn = scale * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    middle = np.array([x + box_width / 2, y + box_height / 2])
+    shift = np.array([width / 2, height / 2]) - turn @ middle
+    return Crop(np.column_stack([turn, shift]), width, height)
+
+
+def cut(picture: Picture, crop: Crop) -> Picture:
+    """The pixels of a crop, by bilinear interpolation; black outside the picture.
+
+    Where the crop shrinks the picture to under LEAST_SCALE, the part it needs is first halved by averages of 2x2.
+
+    Args:
+        picture: (height, width, channels) uint8.
+
+    Returns:
+        (crop.height, crop.width, channels) uint8.
+    """
+    tall, wide = picture.shape[:2]
+    step = _shrinking(np.sqrt(abs(np.linalg.det(crop.matrix[:, :2]))), wide, tall)
+    # Only the crop's part of a large photo is worth halving. Its corner lies on the grid of the halved pixels, and two
+    # of those around it see to it that no crop pixel meets the part's edge unless it meets the picture's.
+    outline = _back(np.array([[0, 0], [crop.width, 0], [0, crop.height], [crop.width, crop.height]], float), crop)
+    first = (np.floor(outline.min(axis=0) / step).astype(int) - 2) * step
+    last = (np.ceil(outline.max(axis=0) / step).astype(int) + 2) * step
+    left, top = first.clip(0)
+    right, bottom = np.minimum(last, [wide, tall])
+    if right <= left or bottom <= top:
+        return np.zeros((crop.height, crop.width, picture.shape[2]), np.uint8)
+    part = _shrunk(picture[top:bottom, left:right], step)
+
+    turn = crop.matrix[:, :2] * step
+    shift = crop.matrix[:, :2] @ [left, top] + crop.matrix[:, 2]
+    from_centres = np.column_stack([turn, turn @ [0.5, 0.5] + shift - 0.5])
+    return cv2.warpAffine(part, from_centres, (crop.width, crop.height), flags=cv2.INTER_LINEAR).astype(
+        np.uint8, copy=False
+    )
+
+
+def to_picture(points: ArrayLike, crop: Crop) -> NDArray[np.float32]:
+    """Points (..., 2 or more) whose first two numbers are x, y in input pixels, in picture pixels; the rest stays."""
+    given = np.asarray(points, np.float64)
+    return np.concatenate([_back(given[..., :2], crop), given[..., 2:]], axis=-1).astype(np.float32)
+
+
+def to_input(points: ArrayLike, crop: Crop) -> NDArray[np.float32]:
+    """Points (..., 2 or more) whose first two numbers are x, y in picture pixels, in input pixels; the rest stays."""
+    given = np.asarray(points, np.float64)
+    moved = given[..., :2] @ crop.matrix[:, :2].T + crop.matrix[:, 2]
+    return np.concatenate([moved, given[..., 2:]], axis=-1).astype(np.float32)
+
+
+def cells_to_input(
+    positions: ArrayLike, stride: float = 4.0, shift: tuple[float, float] = (0.0, 0.0)
+) -> NDArray[np.float32]:
+    """Heatmap cells to input pixels: `cell * stride - shift` counted from pixel centres, then from the corner.
+
+    Args:
+        positions: (..., 2), (x, y) in cells from the centre of the top-left one.
+        shift: pixels that the network answers too far right and down; a preset's figure. HRNet (0, 0), the public
+            PP-TinyPose (0.5, 0.1), fitted on labels read as counting from pixel centres; both with stride 4.
+    """
+    half = np.subtract(0.5, shift)
+    return (np.asarray(positions, np.float64) * stride + half).astype(np.float32)
+
+
+def input_to_cells(
+    points: ArrayLike, stride: float = 4.0, shift: tuple[float, float] = (0.0, 0.0)
+) -> NDArray[np.float32]:
+    """Input pixels to heatmap cells, where a training target has its centre: the inverse of `cells_to_input`."""
+    half = np.subtract(0.5, shift)
+    return ((np.asarray(points, np.float64) - half) / stride).astype(np.float32)
+
+
+def letterbox(picture: Picture, side: int) -> tuple[Picture, tuple[float, float]]:
+    """The whole picture in a square: scaled to fit, at the top left, grey beside it.
+
+    Args:
+        picture: (height, width, 3) uint8.
+        side: of the square in pixels.
+
+    Returns:
+        square: (side, side, 3) uint8.
+        scale: (sx, sy); they differ by the rounding to whole pixels. `picture_x = square_x / sx`, from the corner.
+    """
+    height, width = picture.shape[:2]
+    scale = side / max(height, width)
+    fitted_width, fitted_height = max(1, round(width * scale)), max(1, round(height * scale))
+    how = cv2.INTER_LINEAR if scale > 0.5 else cv2.INTER_AREA  # averages against aliasing, once pixels are skipped
+    square = np.full((side, side, 3), LETTERBOX_GREY, np.uint8)
+    square[:fitted_height, :fitted_width] = cv2.resize(picture, (fitted_width, fitted_height), interpolation=how)
+    return square, (fitted_width / width, fitted_height / height)
+
+
+def _back(points: NDArray[np.float64], crop: Crop) -> NDArray[np.float64]:
+    moved: NDArray[np.float64] = (points - crop.matrix[:, 2]) @ np.linalg.inv(crop.matrix[:, :2]).T
+    return moved
+
+
+def _shrinking(scale: float, width: int, height: int) -> int:
+    """The power of two by which a picture is shrunk before a warp of that scale."""
+    step = 1
+    while scale * step < LEAST_SCALE and min(width, height) > SMALL_SIDE_PX:
+        width, height, step = round(width / 2), round(height / 2), step * 2
+    return step
+
+
+def _shrunk(part: Picture, step: int) -> Picture:
+    """`part` halved until one pixel is `step` old ones wide; an odd last row or column is halved with itself."""
+    while step > 1:
+        odd = part.shape[0] % 2, part.shape[1] % 2
+        even = cv2.copyMakeBorder(part, 0, odd[0], 0, odd[1], cv2.BORDER_REPLICATE) if any(odd) else part
+        half = cv2.resize(even, (even.shape[1] // 2, even.shape[0] // 2), interpolation=cv2.INTER_AREA)
+        part, step = half.astype(np.uint8, copy=False), step // 2
+    return part

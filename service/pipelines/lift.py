@@ -1,0 +1,166 @@
+"""Sequences of keypoints to 3D joints: conversion, windows, resampling, scale and place.
+
+Pixels of the picture that the keypoints were found in; metres in the camera's axes, relative to joint 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batching.batcher import Batcher
+from service.engines.framing import WindowRow
+from service.geometry.alignment import stature
+from service.geometry.cameras import Camera, place
+from service.geometry.skeletons import SKELETONS, mirror_order, to_h36m17
+from service.people import Scale
+
+from .call import Call, CameraOptions, check_models, choose_camera, run_rows
+from .windows import plan_windows, resample, uniform_times
+
+Array = NDArray[np.float32]
+
+SLOWEST, FASTEST = 10.0, 60.0  # frames a second that the lifters have learned
+STRIDE = 9  # of the windows of a long sequence
+CHUNK = 64  # windows queued at once: a long sequence must not fill the queue
+MADE_JOINTS = [7, 9, 10]  # spine, head and head top made from COCO's joints: not where the true ones are
+TRAINED_STATURE = 1.70
+
+
+@dataclass(frozen=True)
+class LiftOptions:
+    """What a sequence's request may say. times: (frames,) seconds, else the frames are 1 / fps apart."""
+
+    skeleton: str
+    image_size: tuple[int, int]
+    fps: float = 30.0
+    times: NDArray[np.float64] | None = None
+    centre: bool = False
+    mirrored: bool = False
+    stature: float | None = None
+    camera: CameraOptions = CameraOptions()
+    models: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """joints (frames, 17, 3) metres; position (frames, 3), NaN where it cannot be told; times (frames,) seconds."""
+
+    joints: Array
+    position: Array
+    scale: Scale
+    times: NDArray[np.float64]
+    models: dict[str, str]
+
+
+class LiftPipeline:
+    """Lifts through one engine's queue."""
+
+    def __init__(self, batcher: Batcher, frames: int) -> None:
+        self.batcher, self.frames = batcher, frames
+
+    @property
+    def models(self) -> dict[str, str]:
+        return {"lift": self.batcher.engine.label}
+
+    async def lift(self, points: Array, options: LiftOptions, call: Call) -> Lifted:
+        """One person's sequence.
+
+        Args:
+            points: (frames, joints, 3) pixels and score in the order of `options.skeleton`; unknown joints are NaN.
+
+        Raises:
+            OutOfRange: an unknown skeleton, or points of another shape.
+        """
+        return (await self.lift_people([points], options, call))[0]
+
+    async def lift_people(self, people: Sequence[Array], options: LiftOptions, call: Call) -> list[Lifted]:
+        """Several people's sequences of the same frames; their windows share batches."""
+        check_models({r: m for r, m in options.models.items() if r == "lift"}, self.models)
+        width, height = options.image_size
+        camera = choose_camera(width, height, options.camera)
+        sequences = []
+        for points in people:
+            joints = to_h36m17(points, options.skeleton)
+            sequences.append(unmirrored(joints, width) if options.mirrored else joints)
+        given = options.skeleton == "h36m17"
+        lifted = []
+        scale = Scale(options.stature, "given") if options.stature is not None else Scale()
+        times = [sequence_times(len(sequence), options) for sequence in sequences]
+        poses = await self.poses(sequences, times, options.image_size, given, call)
+        for sequence, at, joints in zip(sequences, times, poses, strict=True):
+            sized = to_stature(joints, scale.stature)
+            position = position_of(sized, sequence, given, camera)
+            if options.centre:
+                middle = slice(len(sized) // 2, len(sized) // 2 + 1)
+                sized, position, at = sized[middle], position[middle], at[middle]
+            lifted.append(Lifted(sized, position, scale, at, self.models))
+        return lifted
+
+    async def poses(
+        self,
+        sequences: Sequence[Array],
+        times: Sequence[NDArray[np.float64]],
+        size: tuple[int, int],
+        given: bool,
+        call: Call,
+    ) -> list[Array]:
+        """Root-relative poses, one array (frames, 17, 3) a sequence of h36m17 points, for a person of 1.70 m."""
+        grids = [uniform_times(at, SLOWEST, FASTEST) for at in times]
+        even = [
+            sequence if grid is None else resample(sequence, at, grid)
+            for sequence, at, grid in zip(sequences, times, grids, strict=True)
+        ]
+        plans = [plan_windows(len(sequence), self.frames, STRIDE) for sequence in even]
+        rows = [
+            WindowRow(sequence[indices], size, given)
+            for sequence, plan in zip(even, plans, strict=True)
+            for indices in plan.indices
+        ]
+        answers: list[Array] = []
+        for first in range(0, len(rows), CHUNK):
+            answers += await run_rows(self.batcher, rows[first : first + CHUNK], call)
+        poses, first = [], 0
+        for plan, grid, at in zip(plans, grids, times, strict=True):
+            windows = np.stack(answers[first : first + len(plan.indices)])
+            first += len(plan.indices)
+            pose = windows[plan.owner, plan.place]
+            poses.append(pose if grid is None else resample(pose, grid, at))
+        return poses
+
+
+def sequence_times(count: int, options: LiftOptions) -> NDArray[np.float64]:
+    """(count,) seconds of the frames, from 0 where the request gives only a rate."""
+    return np.arange(count) / options.fps if options.times is None else options.times
+
+
+def stature_factor(joints: Array, wanted: float) -> float:
+    """What to multiply a sequence (frames, 17, 3) by, so that its person stands `wanted` metres tall.
+
+    The network answers for 1.70 m, but where it is unsure its poses come out small; bone lengths tell by how much.
+    """
+    # A pose collapsed by a lost input must not be blown up: no real answer is off by more than a half.
+    return wanted / min(max(stature(joints), TRAINED_STATURE / 2), TRAINED_STATURE * 2)
+
+
+def to_stature(joints: Array, wanted: float) -> Array:
+    """The sequence (frames, 17, 3) scaled, all of it by one factor, to a person of `wanted` metres."""
+    return joints * np.float32(stature_factor(joints, wanted))
+
+
+def position_of(joints: Array, points: Array, given: bool, camera: Camera) -> Array:
+    """(frames, 3) metres: where joint 0 stands, from the joints that mean the same place in 2D and 3D."""
+    seen = points
+    if not given:
+        seen = points.copy()
+        seen[..., MADE_JOINTS, :] = np.nan, np.nan, 0
+    return place(joints, seen, camera)
+
+
+def unmirrored(points: Array, width: int) -> Array:
+    """h36m17 points of a mirrored picture as the true scene has them: x turned round, left and right exchanged."""
+    true = points[..., mirror_order(SKELETONS["h36m17"]), :]
+    return np.concatenate([width - true[..., :1], true[..., 1:]], axis=-1)

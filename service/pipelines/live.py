@@ -1,0 +1,95 @@
+"""A live stream of keypoints: the last window of each person, lifted at every frame. Knows no sockets.
+
+Pixels of the stream's picture in, metres in the camera's axes out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.geometry.skeletons import to_h36m17
+from service.people import Joints3D, Scale
+
+from .call import Call, CameraOptions, choose_camera
+from .lift import LiftPipeline, position_of, to_stature
+from .smoothing import OneEuro
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """What a stream's start may say. latency: low answers for the newest frame, full for the window's centre."""
+
+    skeleton: str
+    image_size: tuple[int, int]
+    fps: float = 30.0
+    latency: Literal["low", "full"] = "low"
+    smooth: bool = False
+    stature: float | None = None
+    camera: CameraOptions = CameraOptions()
+
+
+@dataclass(frozen=True)
+class LivePose:
+    """seq: the frame that is answered (with `full` latency an earlier one than was sent); one entry a person."""
+
+    seq: int
+    time: float
+    people: list[Joints3D]
+
+
+@dataclass
+class _Following:
+    times: deque[tuple[int, float]]
+    points: deque[Array]
+    filter: OneEuro
+
+
+class LiveKeypoints:
+    """One stream. People are told apart by their place in the list that the client sends."""
+
+    def __init__(self, lift: LiftPipeline, options: LiveOptions) -> None:
+        self.lift, self.options = lift, options
+        self.camera = choose_camera(*options.image_size, options.camera)
+        self._people: list[_Following] = []
+
+    async def pose(self, seq: int, time: float | None, people: Sequence[Array], call: Call) -> LivePose:
+        """Takes one frame: points (joints, 3) of each person, NaN unknown; `time` in seconds, else seq / fps.
+
+        Raises:
+            OutOfRange: points of another shape than the stream's skeleton.
+        """
+        at = seq / self.options.fps if time is None else time
+        given = self.options.skeleton == "h36m17"
+        del self._people[len(people) :]
+        for n, points in enumerate(people):
+            if n == len(self._people):
+                frames = self.lift.frames
+                self._people.append(_Following(deque(maxlen=frames), deque(maxlen=frames), OneEuro()))
+            following = self._people[n]
+            if following.times and at <= following.times[-1][1]:
+                following.times.clear()  # a clock that went back begins anew
+                following.points.clear()
+            smoothed = following.filter(points, at) if self.options.smooth else points
+            following.points.append(to_h36m17(smoothed, self.options.skeleton))
+            following.times.append((seq, at))
+        sequences = [np.stack(following.points) for following in self._people]
+        times = [np.array([t for _, t in following.times]) for following in self._people]
+        poses = await self.lift.poses(sequences, times, self.options.image_size, given, call)
+        stature = self.options.stature
+        scale = Scale(stature, "given") if stature is not None else Scale()
+        answered, lifted = (seq, at), []
+        for following, points, pose in zip(self._people, sequences, poses, strict=True):
+            frame = len(pose) - 1 if self.options.latency == "low" else len(pose) // 2
+            sized = to_stature(pose, scale.stature)[frame : frame + 1]
+            position = position_of(sized, points[frame : frame + 1], given, self.camera)[0]
+            answered = following.times[frame]
+            lifted.append(Joints3D(sized[0], position if np.isfinite(position).all() else None, scale))
+        return LivePose(*answered, lifted)

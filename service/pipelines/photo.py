@@ -1,0 +1,150 @@
+"""A photo to its people: finder, detector, conversion, lifter, place in space.
+
+Pixels are the upright picture's; metres are in the camera's axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batching.batcher import Batcher
+from service.engines.framing import CropRow, Found, PictureRow
+from service.errors import OutOfRange
+from service.geometry.boxes import clip, same_people
+from service.geometry.cameras import Camera
+from service.geometry.skeletons import SKELETONS, mirror_order, to_h36m17
+from service.media.pictures import Picture
+from service.people import Box, Joints3D, Keypoints, Person, Scale
+
+from .call import Call, CameraOptions, check_models, choose_camera, run_rows
+from .lift import LiftPipeline, position_of, to_stature, unmirrored
+
+Array = NDArray[np.float32]
+
+SEEN_SCORE = 0.3  # a joint under it is taken as hidden: the detector guesses
+
+
+@dataclass(frozen=True)
+class PhotoOptions:
+    """What a photo's request may say. boxes: (n, 4) pixels: one person each, in that order, the finder is skipped."""
+
+    boxes: Array | None = None
+    max_people: int = 20
+    min_person_score: float = 0.4
+    flip_test: bool = False
+    lift: bool = True
+    states: bool = False
+    mirrored: bool = False
+    stature: float | None = None
+    camera: CameraOptions = CameraOptions()
+    models: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PhotoAnswer:
+    """states: of each person's 17 keypoints, if asked for."""
+
+    width: int
+    height: int
+    camera: Camera
+    people: tuple[Person, ...]
+    models: dict[str, str]
+    states: list[list[str]] | None
+
+
+class PhotoPipeline:
+    """Photos through three queues."""
+
+    def __init__(self, person: Batcher, pose: Batcher, lift: LiftPipeline) -> None:
+        self.person, self.pose, self.lift = person, pose, lift
+
+    @property
+    def models(self) -> dict[str, str]:
+        return {"person": self.person.engine.label, "pose": self.pose.engine.label, **self.lift.models}
+
+    async def find_people(self, picture: Picture, options: PhotoOptions, call: Call) -> PhotoAnswer:
+        """Everyone in the picture, by falling score (by the request's order where it brought boxes).
+
+        Raises:
+            OutOfRange: a box that has no part inside the picture.
+            Unknown: a model that is not loaded.
+        """
+        check_models(options.models, self.models)
+        height, width = picture.pixels.shape[:2]
+        camera = choose_camera(width, height, options.camera, picture.focal_35mm)
+        boxes, scores, points = await self.keypoints(picture.pixels, options, call)
+        lifted: list[Joints3D | None] = [None] * len(boxes)
+        if options.lift and len(boxes):
+            lifted = list(await self._lift(points, (width, height), options, camera, call))
+        if options.mirrored:
+            points = points[:, mirror_order(SKELETONS["coco17"])]
+        people = tuple(
+            Person(n, Box.of(box, float(score)), Keypoints(pose), joints)
+            for n, (box, score, pose, joints) in enumerate(zip(boxes, scores, points, lifted, strict=True))
+        )
+        states = [joint_states(pose, width, height) for pose in points] if options.states else None
+        return PhotoAnswer(width, height, camera, people, self.models, states)
+
+    async def keypoints(
+        self, pixels: NDArray[np.uint8], options: PhotoOptions, call: Call
+    ) -> tuple[Array, Array, Array]:
+        """Boxes (n, 4), scores (n,) and COCO-17 keypoints (n, 17, 3) of one picture."""
+        height, width = pixels.shape[:2]
+        if options.boxes is not None:
+            boxes = _inside(options.boxes, width, height)
+            points = await self._detect(pixels, boxes, options.flip_test, call)
+            return boxes, np.ones(len(boxes), np.float32), points
+        found: Found = (await run_rows(self.person, [PictureRow(pixels)], call))[0]
+        kept = (found.scores >= options.min_person_score) & (found.boxes[:, 2:] > 0).all(1)
+        boxes, scores = found.boxes[kept][: options.max_people], found.scores[kept][: options.max_people]
+        points = await self._detect(pixels, boxes, options.flip_test, call)
+        people = same_people(points, boxes, scores)
+        return boxes[people], scores[people], points[people]
+
+    async def _detect(self, pixels: NDArray[np.uint8], boxes: Array, flip_test: bool, call: Call) -> Array:
+        rows = [CropRow(pixels, box, flip_test) for box in boxes]
+        answers = await run_rows(self.pose, rows, call)
+        return np.stack(answers) if answers else np.zeros((0, 17, 3), np.float32)
+
+    async def _lift(
+        self, points: Array, size: tuple[int, int], options: PhotoOptions, camera: Camera, call: Call
+    ) -> Sequence[Joints3D]:
+        """Each pose as a sequence of one frame."""
+        joints = to_h36m17(points, "coco17")
+        if options.mirrored:
+            joints = unmirrored(joints, size[0])
+        scale = Scale(options.stature, "given") if options.stature is not None else Scale()
+        frames = [pose[None] for pose in joints]
+        poses = await self.lift.poses(frames, [np.zeros(1)] * len(frames), size, False, call)
+        lifted = []
+        for pose, seen in zip(poses, frames, strict=True):
+            sized = to_stature(pose, scale.stature)
+            position = position_of(sized, seen, False, camera)[0]
+            lifted.append(Joints3D(sized[0], position if np.isfinite(position).all() else None, scale))
+        return lifted
+
+
+def _inside(boxes: Array, width: int, height: int) -> Array:
+    """The boxes clipped to the picture; one with nothing inside is refused by its index."""
+    clipped = clip(boxes, width, height)
+    outside = np.nonzero((clipped[:, 2:] <= 0).any(1))[0]
+    if len(outside):
+        n = int(outside[0])
+        given = [round(float(v), 2) for v in boxes[n]]
+        message = f"`boxes[{n}]` is {given}; no part of it is inside the picture of {width}x{height} pixels"
+        raise OutOfRange(message, field=f"boxes[{n}]", limit=[width, height])
+    return clipped
+
+
+def joint_states(points: Array, width: int, height: int) -> list[str]:
+    """seen, occluded, outside or inferred for each joint of (joints, 3) points."""
+    x, y, score = points.T
+    outside = (x < 0) | (y < 0) | (x >= width) | (y >= height)
+    names = np.where(
+        np.isnan(x), "inferred", np.where(outside, "outside", np.where(score < SEEN_SCORE, "occluded", "seen"))
+    )
+    return [str(name) for name in names]

@@ -1,0 +1,66 @@
+"""Sequences as windows of the lifter: which frames each window sees, and which of them it answers. Pure.
+
+A sequence of up to F frames is one window, its ends repeated; a longer one is windows at a stride, and every frame is
+answered by the window in which it lies most central.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """indices: (windows, F) frame of the sequence at each place; owner, place: (frames,) where each is answered."""
+
+    indices: NDArray[np.intp]
+    owner: NDArray[np.intp]
+    place: NDArray[np.intp]
+
+
+def plan_windows(count: int, frames: int, stride: int) -> Plan:
+    """How a sequence of `count` frames meets a lifter of `frames`, a new window every `stride` frames."""
+    every = np.arange(count)
+    if count <= frames:
+        before = (frames - count) // 2
+        indices = np.clip(np.arange(frames) - before, 0, count - 1)[None]
+        return Plan(indices, np.zeros(count, np.intp), every + before)
+    starts = np.unique(np.append(np.arange(0, count - frames, stride), count - frames))
+    distance = np.abs(every[:, None] - (starts + frames // 2)[None])
+    owner = distance.argmin(axis=1)
+    return Plan(starts[:, None] + np.arange(frames), owner, every - starts[owner])
+
+
+def uniform_times(times: NDArray[np.float64], slowest: float, fastest: float) -> NDArray[np.float64] | None:
+    """The times to resample to, or None where the sequence may stay as it is.
+
+    The lifter has learned rates between `slowest` and `fastest` frames a second. Other rates, and frames that do not
+    come evenly (by more than a third of their distance), are put on an even grid within that range.
+    """
+    if len(times) < 2:
+        return None
+    steps = np.diff(times)
+    step = float(np.median(steps))
+    even = np.abs(steps - step).max() <= step / 3
+    if even and slowest <= 1 / step <= fastest:
+        return None
+    wanted = float(np.clip(step, 1 / fastest, 1 / slowest))
+    count = max(2, round((times[-1] - times[0]) / wanted) + 1)
+    return np.linspace(times[0], times[-1], count)
+
+
+def resample(values: NDArray[np.floating], times: NDArray[np.float64], wanted: NDArray[np.float64]) -> Array:
+    """Values (frames, ...) at `times`, linearly at `wanted`; a number that is NaN at either neighbour stays NaN."""
+    after = np.clip(np.searchsorted(times, wanted, side="left"), 1, len(times) - 1)
+    before = after - 1
+    part = ((wanted - times[before]) / (times[after] - times[before])).clip(0, 1)
+    # On a neighbour itself only that one counts, known or not.
+    part = part.reshape(-1, *[1] * (values.ndim - 1))
+    low, high = values[before], values[after]
+    mixed = np.where(part <= 0, low, np.where(part >= 1, high, low * (1 - part) + high * part))
+    return mixed.astype(np.float32)

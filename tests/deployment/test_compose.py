@@ -1,0 +1,89 @@
+"""The form of docker-compose.yml and of the Prometheus that it starts; no container engine is needed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = ["poselift", "poselift-gpu"]
+
+
+def seconds(text: str) -> float:
+    """Compose's `55s` and `2m` as seconds."""
+    number, unit = re.fullmatch(r"(\d+)(s|m)", text).groups()  # type: ignore[union-attr]
+    return int(number) * {"s": 1, "m": 60}[unit]
+
+
+def test_the_cpu_starts_by_itself_and_the_gpu_by_its_profile() -> None:
+    assert [name for name, service in SERVICES.items() if "profiles" not in service] == ["poselift", "prometheus"]
+    assert SERVICES["poselift-gpu"]["profiles"] == ["gpu"]
+    (device,) = SERVICES["poselift-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", 1, ["gpu"])
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_is_built_is_a_target_of_the_dockerfile(name: str) -> None:
+    target = SERVICES[name]["build"]["target"]
+    assert re.search(rf"^FROM .* AS {target}$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert SERVICES[name]["image"] == f"poselift:{target}"
+
+
+def test_every_port_is_published_on_loopback_alone_and_none_twice() -> None:
+    published = [port.rsplit(":", 1)[0] for service in SERVICES.values() for port in service["ports"]]
+    assert all(port.startswith("127.0.0.1:") for port in published)
+    assert len(set(published)) == len(published)
+    (exposed,) = re.findall(r"^EXPOSE (\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert all(SERVICES[name]["ports"][0].endswith(f":{exposed}") for name in OURS)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_root_is_read_only_and_tmp_is_bounded(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    (tmp,) = service["tmpfs"]
+    assert re.match(r"/tmp:size=\d+[mg]\b", tmp)
+    assert service["cap_drop"] == ["ALL"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_health_check_asks_for_readiness_within_its_own_time(name: str) -> None:
+    check = SERVICES[name]["healthcheck"]
+    assert check["test"][:3] == ["CMD", "python", "-c"]
+    compile(check["test"][3], "healthcheck", "exec")
+    assert ":8000/readyz" in check["test"][3]
+    (timeout,) = re.findall(r"timeout=(\d+)", check["test"][3])
+    assert int(timeout) < seconds(check["timeout"]) <= seconds(check["interval"])
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_stop_waits_longer_than_the_drain(name: str) -> None:
+    environment = SERVICES[name]["environment"]
+    drain = float(environment["POSELIFT_DRAIN_DELAY_S"]) + float(environment["POSELIFT_DRAIN_GRACE_S"])
+    assert seconds(SERVICES[name]["stop_grace_period"]) >= drain + 5
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_lost_device_starts_the_service_anew(name: str) -> None:
+    assert SERVICES[name]["restart"] == "unless-stopped"
+
+
+def test_every_mounted_file_exists_and_every_volume_is_declared() -> None:
+    mounts = [mount.split(":")[0] for service in SERVICES.values() for mount in service.get("volumes", [])]
+    assert mounts
+    for mount in mounts:
+        assert (ROOT / mount).is_file() if mount.startswith(".") else mount in COMPOSE["volumes"]
+
+
+def test_prometheus_scrapes_the_services_of_the_file() -> None:
+    (job,) = yaml.safe_load((ROOT / "docker/prometheus.yml").read_text())["scrape_configs"]
+    assert job["metrics_path"] == "/metrics"
+    (lookup,) = job["dns_sd_configs"]
+    assert lookup["names"] == OURS
+    assert (lookup["type"], lookup["port"]) == ("A", 8000)

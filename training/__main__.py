@@ -1,0 +1,67 @@
+"""`python -m training pose|lift|person RECIPE`, `python -m training release RUN`: reads arguments, calls, prints.
+
+Recipes lie in training/recipes. A run goes on where its folder left off. On a CPU that is shared, export
+OMP_WAIT_POLICY=PASSIVE first: with spinning threads a busy neighbour costs a factor of ten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from service.store.store import embedded_store
+
+from . import lift, person, pose, release
+from .recipe import read_recipe
+
+TASKS = {"lift": lift.train, "pose": pose.train, "person": person.train}
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    tasks = root.add_subparsers(dest="task", required=True)
+    for name in TASKS:
+        task = tasks.add_parser(name)
+        task.add_argument("recipe", type=Path)
+        task.add_argument("--run", type=Path, required=True, help="the run's folder; it resumes there")
+        task.add_argument("--hours", type=float, default=24.0, help="of this call; 0 only validates")
+        task.add_argument("--decay-steps", type=int, default=0, help="steps over which the rate falls to 0, then stop")
+        task.add_argument("--start-from", type=Path, help="another run's checkpoint, to go on from")
+        task.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        task.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves them as torch has them")
+        task.add_argument("--workers", type=int, default=0, help="processes that prepare batches; 0: none but this one")
+        task.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    tasks.choices["lift"].add_argument("--motion", type=Path, required=True, help="motion pack to train on")
+    tasks.choices["lift"].add_argument("--validation", type=Path, required=True, help="motion pack of other people")
+    for name in ("pose", "person"):
+        task = tasks.choices[name]
+        task.add_argument("--photos", type=Path, required=True, help="folder that the recipe's files lie in")
+        task.add_argument("--start", help="instead of the recipe's: a store's model, a .pt or an .npz file")
+        task.add_argument("--store", type=Path, default=embedded_store())
+    release.add_arguments(tasks.add_parser("release", description=release.__doc__))
+    return root
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    if arguments.task == "release":
+        print(release.release(arguments))
+        return
+    recipe = read_recipe(arguments.recipe)
+    if recipe["kind"] != arguments.task:
+        raise SystemExit(f"{arguments.recipe} is a recipe for `{recipe['kind']}`, not for `{arguments.task}`")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    arguments.run.mkdir(parents=True, exist_ok=True)
+    copy = arguments.run / "recipe.toml"
+    if arguments.recipe.resolve() != copy.resolve():
+        shutil.copy(arguments.recipe, copy)
+    print(json.dumps(TASKS[arguments.task](recipe, arguments), indent=1))
+
+
+if __name__ == "__main__":
+    main()

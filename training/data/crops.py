@@ -1,0 +1,179 @@
+"""Training crops for the detector: people cut out, turned, mirrored, covered, coloured, and the heatmaps they should get.
+
+Joints travel with the pixels through `service.geometry.crops`, in frames that begin at the corner; heatmap centres are
+the inverse of the decoding. All of it numpy and OpenCV; a batch depends on the seed and its number alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engines.framing import PoseFraming
+from service.geometry.crops import crop_of_box, cut, input_to_cells, to_input
+from service.geometry.heatmaps import gaussian_targets
+
+from .photos import LabelledPerson, LabelledPhoto, PhotoSet, read_picture
+
+Array = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+Generator = np.random.Generator
+
+UPPER_JOINTS = 11  # face and arms come first in COCO's order, hips and legs after
+HALF_BODY_MARGIN = 1.5 / 1.25  # half bodies get half as much again around them, where whole ones get a quarter
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True)
+class CropRecipe:
+    """What is drawn, and how often. The first six as HRNet's authors have them (scale, rotation, half body, flip).
+
+    scale: deviation of the zoom's factor, which is cut at as much beside 1. rotation: deviation in degrees, cut at
+    twice that; `rotated` is the share of crops that turn. half_body: share of people with more than eight joints of
+    whom one half is cut out. shift: deviation of the middle, in box sides. colour: strength of changes of light and
+    colour; grey: share without colour. covered: share with patches over them. blurred: share out of focus, or small.
+    sigma: of the heatmaps' Gaussians in cells.
+    """
+
+    scale: float = 0.35
+    rotation: float = 45.0
+    rotated: float = 0.6
+    half_body: float = 0.3
+    flipped: float = 0.5
+    shift: float = 0.0
+    colour: float = 0.0
+    grey: float = 0.0
+    covered: float = 0.0
+    blurred: float = 0.0
+    sigma: float = 2.0
+
+
+class CropBatch(NamedTuple):
+    """pixels (n, height, width, 3) uint8 RGB; targets (n, 17, rows, columns); weights (n, 17), 0 where unlabelled."""
+
+    pixels: Picture
+    targets: Array
+    weights: Array
+
+
+class CropMaker:
+    """Makes the batch of a number: `maker(number)`.
+
+    sets: people without a pose are left out. framing: the network's crop and decoding. mirror order is its `order`.
+    """
+
+    def __init__(
+        self, sets: Sequence[PhotoSet], recipe: CropRecipe, framing: PoseFraming, batch: int, seed: int
+    ) -> None:
+        self.recipe, self.framing, self.batch, self.seed = recipe, framing, batch, seed
+        rows = [(p, person, s.share) for s in sets for p in s.photos for person in p.people if person.has_pose]
+        if not rows:
+            raise ValueError("the recipe's photos have no person with a labelled joint")
+        self.people: list[tuple[LabelledPhoto, LabelledPerson]] = [(photo, person) for photo, person, _ in rows]
+        shares = np.array([share for *_, share in rows])
+        self._chance = shares / shares.sum()
+
+    def __call__(self, number: int) -> CropBatch:
+        rng = np.random.default_rng([self.seed, number])
+        chosen = rng.choice(len(self.people), self.batch, p=self._chance)
+        crops = [self._crop(*self.people[index], rng) for index in chosen]
+        pixels, joints = np.stack([pixels for pixels, _ in crops]), np.stack([joints for _, joints in crops])
+        framing = self.framing
+        cells = input_to_cells(joints[..., :2], framing.stride, framing.shift)
+        columns, rows = round(framing.width / framing.stride), round(framing.height / framing.stride)
+        targets, inside = gaussian_targets(cells, joints[..., 2], columns, rows, self.recipe.sigma)
+        return CropBatch(pixels, targets, inside * joints[..., 2])
+
+    def _crop(self, photo: LabelledPhoto, person: LabelledPerson, rng: Generator) -> tuple[Picture, Array]:
+        """Pixels (height, width, 3) and joints (17, 3) in the crop's pixels, with what each label is worth."""
+        recipe, framing = self.recipe, self.framing
+        box = person.box
+        if (person.joints[:, 2] > 0).sum() > 8 and rng.random() < recipe.half_body:
+            box = half_body(person, rng)
+        middle = box[:2] + box[2:] * (0.5 + recipe.shift * rng.normal(size=2).clip(-2, 2))
+        size = box[2:] * np.clip(rng.normal(1, recipe.scale), 1 - recipe.scale, 1 + recipe.scale)
+        turns = rng.random() < recipe.rotated
+        degrees = np.clip(rng.normal(0, recipe.rotation), -2 * recipe.rotation, 2 * recipe.rotation) if turns else 0.0
+        where = np.concatenate([middle - size / 2, size])
+        crop = crop_of_box(where, framing.width, framing.height, framing.padding, float(degrees))
+        pixels, joints = cut(read_picture(photo.file), crop), to_input(person.joints, crop)
+        if rng.random() < recipe.flipped:
+            pixels, joints = mirrored(pixels, joints, framing.order)
+        pixels = covered(pixels, joints, rng) if rng.random() < recipe.covered else pixels
+        pixels = recoloured(pixels, rng, recipe.colour, recipe.grey)
+        pixels = blurred(pixels, rng) if rng.random() < recipe.blurred else pixels
+        return np.ascontiguousarray(pixels), joints
+
+
+def half_body(person: LabelledPerson, rng: Generator) -> Array:
+    """(4,) a box around the labelled joints of the upper or the lower half; the whole person's where that has few."""
+    known = person.joints[:, 2] > 0
+    upper, lower = person.joints[:UPPER_JOINTS][known[:UPPER_JOINTS]], person.joints[UPPER_JOINTS:][known[UPPER_JOINTS:]]
+    wants_upper = rng.random() < 0.7  # HRNet's normal draw under 0.5
+    half = upper if (wants_upper and len(upper) > 2) or len(lower) <= 2 else lower
+    first, last = half[:, :2].min(0), half[:, :2].max(0)
+    if len(half) < 3 or (last - first).max() < 1:
+        return person.box
+    size = (last - first) * HALF_BODY_MARGIN
+    return np.concatenate([(first + last - size) / 2, size]).astype(np.float32)
+
+
+def mirrored(pixels: Picture, joints: Array, order: NDArray[np.intp]) -> tuple[Picture, Array]:
+    """Crop and joints seen in a mirror: x from the corner becomes width - x, left joints are right ones."""
+    return pixels[:, ::-1], joints[order] * np.float32([-1, 1, 1]) + np.float32([pixels.shape[1], 0, 0])
+
+
+def covered(pixels: Picture, joints: Array, rng: Generator) -> Picture:
+    """One to three patches over the crop, most over a joint: something else of the crop, or a noisy colour."""
+    out = pixels.copy()
+    height, width = out.shape[:2]
+    known = joints[joints[:, 2] > 0, :2]
+    for _ in range(rng.integers(1, 4)):
+        tall, wide = (rng.uniform(0.08, 0.35, 2) * min(height, width)).astype(int) + 1
+        place = known[rng.integers(len(known))] if len(known) and rng.random() < 0.7 else rng.random(2) * [width, height]
+        left, top = (place - [wide / 2, tall / 2]).clip(0, [width - wide, height - tall]).astype(int)
+        if rng.random() < 0.5:
+            x, y = rng.integers(width - wide + 1), rng.integers(height - tall + 1)
+            patch = pixels[y : y + tall, x : x + wide]
+        else:
+            colour = rng.uniform(0, 255, 3) + rng.normal(0, 12, (tall, wide, 3))
+            patch = colour.clip(0, 255).astype(np.uint8)
+        out[top : top + tall, left : left + wide] = patch
+    return out
+
+
+def recoloured(pixels: Picture, rng: Generator, strength: float, grey: float) -> Picture:
+    """Brightness, contrast, saturation and the light's colour changed, by one affine map of the colours."""
+    change = strength * rng.normal(size=6).clip(-2, 2)
+    saturation = 0.0 if rng.random() < grey else 1 + change[0]
+    cast = np.exp(0.3 * change[1:4]) * np.exp(change[4])
+    colours = np.diag(cast) @ (saturation * np.eye(3) + (1 - saturation) * LUMINANCE)
+    offset = 128 * (1 - np.exp(change[4])) + 100 * change[5]
+    if np.allclose(colours, np.eye(3)) and offset == 0:
+        return pixels
+    return cv2.transform(pixels, np.column_stack([colours, np.full(3, offset)])).astype(np.uint8, copy=False)
+
+
+def blurred(pixels: Picture, rng: Generator) -> Picture:
+    """Out of focus, moved while it was filmed, or taken from far away."""
+    height, width = pixels.shape[:2]
+    kind = rng.integers(3)
+    if kind == 0:
+        soft = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.6, 2.2))
+    elif kind == 1:
+        length, angle = rng.integers(3, 10), rng.uniform(0, np.pi)
+        line = np.zeros((length, length), np.float32)
+        reach = np.array([np.cos(angle), np.sin(angle)]) * length / 2
+        ends = [tuple(np.round((length - 1) / 2 + side * reach).astype(int).tolist()) for side in (-1, 1)]
+        cv2.line(line, ends[0], ends[1], 1.0)
+        soft = cv2.filter2D(pixels, -1, line / line.sum())
+    else:
+        share = rng.uniform(0.25, 0.7)
+        small = cv2.resize(pixels, (int(width * share), int(height * share)), interpolation=cv2.INTER_AREA)
+        soft = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    return soft.astype(np.uint8, copy=False)

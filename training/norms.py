@@ -1,0 +1,91 @@
+"""Batch norms given back to a detector whose published weights have them folded in, so that it trains on. Torch only."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from service.networks.lite_hrnet import ConvNorm
+
+# Norms that are the identity but for their bias, as an importer leaves them.
+LEAST_CHANGE = 1e-6
+
+
+def folded(module: nn.Module) -> bool:
+    """Whether the module has batch norms, and all of them do nothing but add a bias."""
+    pairs = [each for each in module.modules() if isinstance(each, ConvNorm)]
+    return bool(pairs) and all(_does_nothing(pair.bn) for pair in pairs)
+
+
+def _does_nothing(norm: nn.BatchNorm2d) -> bool:
+    mean, scale = _mean_and_scale(norm)
+    return float(mean.abs().max()) < LEAST_CHANGE and float((scale - 1).abs().max()) < LEAST_CHANGE
+
+
+def _mean_and_scale(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None and norm.running_var is not None
+    return norm.running_mean.double(), norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+
+
+@torch.no_grad()
+def give_back_batch_norms(module: nn.Module, crops: Tensor, batch: int = 32) -> nn.Module:
+    """A copy of the module with live batch norms behind every convolution that had one folded in.
+
+    Each takes the mean m and variance v of its convolution over all crops and pixels (without the folded bias b), and
+    then weight sqrt(v + eps) and bias b + m undo them: the function stays the same, to rounding. A channel that is
+    always 0 gets a row of zeros, since whatever stands there would wake up with the first step.
+
+    Args:
+        module: any with `ConvNorm`s; its other norms (an attention's) are left as they are.
+        crops: (n, 3, height, width) as the network takes them, some hundred.
+        batch: how many go through at once; the statistics do not depend on it.
+    """
+    given = copy.deepcopy(module).eval()
+    pairs = [each for each in given.modules() if isinstance(each, ConvNorm)]
+    for pair in pairs:
+        _fold(pair)
+    sums = [torch.zeros(3, pair.bn.num_features, dtype=torch.float64, device=crops.device) for pair in pairs]
+    hooks = [pair.conv.register_forward_hook(_summing(total)) for pair, total in zip(pairs, sums, strict=True)]
+    for part in crops.split(batch):
+        given(part)
+    for hook in hooks:
+        hook.remove()
+    for pair, (count, first, second) in zip(pairs, sums, strict=True):
+        mean = first / count
+        variance = (second / count - mean.square()).clamp(min=0)
+        norm, dead = pair.bn, (variance == 0) & (mean == 0)
+        assert norm.running_mean is not None and norm.running_var is not None
+        pair.conv.weight[dead] = 0
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        # The statistics as they are stored, in 32 bits, so that they are undone exactly.
+        norm.weight.copy_(torch.sqrt(norm.running_var.double() + norm.eps))
+        norm.bias.copy_(norm.bias.double() + norm.running_mean.double())
+    return given.train(module.training)
+
+
+def _fold(pair: ConvNorm) -> None:
+    """The norm into the convolution, up to a bias that the norm keeps."""
+    norm = pair.bn
+    assert norm.running_mean is not None and norm.running_var is not None
+    mean, scale = _mean_and_scale(norm)
+    pair.conv.weight.copy_(pair.conv.weight.double() * scale[:, None, None, None])
+    norm.bias.copy_(norm.bias.double() - mean * scale)
+    norm.running_mean.zero_()
+    norm.running_var.fill_(1 - norm.eps)
+    norm.weight.fill_(1)
+
+
+def _summing(total: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    """A hook that adds up count, sum and sum of squares of each channel."""
+
+    def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        values = output.double()
+        total[0] += values[:, 0].numel()
+        total[1] += values.sum((0, 2, 3))
+        total[2] += values.square().sum((0, 2, 3))
+
+    return hook

@@ -1,0 +1,196 @@
+"""Trains a detector: `python -m training pose RECIPE --photos FOLDER --run FOLDER`.
+
+Crops and their heatmaps come from `data/crops.py`; crops and decoding of the validation are the service's own. The
+loss is the paper's (eqs. 4 and 5), a mean of squared differences over the labelled joints' heatmaps; the cross-entropy
+of the softmaxed heatmap against the Gaussian is the alternative for training from nothing, where the former can rest
+on heatmaps of zeros for more than 150,000 crops: the mean peak is printed beside the loss.
+"""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from service.engines.framing import CropRow, PoseFraming
+from service.engines.torch_framing import FromPixels, from_pixels
+from service.networks import create
+
+from .data.ahead import Ahead
+from .data.crops import CropBatch, CropMaker, CropRecipe
+from .data.photos import LabelledPhoto, PhotoSet, PhotoSetRecipe, read_photos, read_picture
+from .loop import LoopRecipe, Losses, Run
+from .norms import folded, give_back_batch_norms
+from .recipe import section, sections
+from .scores import average_precision, pose_result
+from .start import attended, read_start, started
+
+NORM_CROPS = 320  # through which batch norms are given back
+
+
+@dataclass(frozen=True)
+class PoseLoss:
+    """kind: `mse` or `cross_entropy`. distil: weight of the distance to the starting network's flip-tested heatmaps."""
+
+    kind: Literal["mse", "cross_entropy"] = "mse"
+    distil: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("mse", "cross_entropy"):
+            raise ValueError(f"[loss] `kind` must be mse or cross_entropy, got {self.kind!r}")
+        if self.distil and self.kind != "mse":
+            raise ValueError("[loss] `distil` needs `kind` = mse: the starting network answers heatmaps, not logits")
+
+
+def squared_error(heatmaps: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Eqs. 4 and 5 as HRNet's authors compute them: half of the mean over crops, joints and cells, unlabelled ones 0.
+
+    heatmaps, targets: (n, joints, rows, columns); weights: (n, joints), 0..1.
+    """
+    return 0.5 * (weights[..., None, None] * (heatmaps - targets).square()).mean()
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy of the softmax over cells against the Gaussian as a distribution, mean over labelled joints."""
+    shares = targets.flatten(2)
+    shares = shares / shares.sum(-1, keepdim=True).clamp(min=1e-6)
+    each = -(shares * logits.flatten(2).log_softmax(-1)).sum(-1)
+    return (weights * each).sum() / weights.sum().clamp(min=1)
+
+
+def as_heatmaps(answers: Tensor, kind: str, sigma: float) -> Tensor:
+    """What a network answers, as heatmaps whose peak is 1 where it is sure."""
+    if kind == "mse":
+        return answers
+    # A Gaussian that sums to 1 has this height.
+    return answers.flatten(2).softmax(-1).reshape(answers.shape) * (2 * math.pi * sigma**2)
+
+
+class Teacher:
+    """The starting network with flip test, as a soft target that one pass should learn to give."""
+
+    def __init__(self, network: nn.Module, framing: PoseFraming, device: torch.device) -> None:
+        self.network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.order = torch.from_numpy(framing.order).to(device)
+        self.shift = framing.flip_shift
+
+    @torch.no_grad()
+    def __call__(self, crops: Tensor) -> Tensor:
+        """crops (n, 3, height, width) to heatmaps (n, joints, rows, columns): `geometry.heatmaps.merge_mirrored`."""
+        heatmaps: Tensor = self.network(crops)
+        back = self.network(crops.flip(3))[:, self.order].flip(3)
+        columns = torch.arange(back.shape[3], device=back.device)
+        columns[self.shift :] -= self.shift
+        return (heatmaps + back[..., columns]) / 2
+
+
+class PoseTask:
+    """The losses of a batch and the figures of a network, for `Run.fit`."""
+
+    def __init__(
+        self, recipe: dict[str, Any], validation: Sequence[tuple[str, PhotoSet]], device: torch.device, bf16: bool
+    ) -> None:
+        self.framing = PoseFraming(recipe["input"])
+        self.weights = section(recipe, "loss", PoseLoss)
+        self.sigma = section(recipe, "crops", CropRecipe).sigma
+        self.validation, self.device, self.bf16 = validation, device, bf16
+        self.pixels: FromPixels = from_pixels(nn.Identity(), recipe["input"]).to(device)
+        self.teacher: Teacher | None = None
+
+    def crops(self, pixels: Tensor) -> Tensor:
+        """(n, height, width, 3) uint8 to (n, 3, height, width), normalised."""
+        normalised: Tensor = self.pixels(pixels.to(self.device, non_blocking=True))
+        return normalised.contiguous(memory_format=torch.channels_last)
+
+    def losses(self, module: nn.Module, batch: CropBatch[Tensor]) -> Losses:
+        crops = self.crops(batch.pixels)
+        targets, weights = (each.to(self.device, non_blocking=True) for each in (batch.targets, batch.weights))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            answers = module(crops)
+        answers = answers.float()
+        loss = (squared_error if self.weights.kind == "mse" else cross_entropy)(answers, targets, weights)
+        losses = {"labels": loss}
+        if self.teacher is not None:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                soft = self.teacher(crops).float()
+            losses["distil"] = squared_error(answers, soft, torch.ones_like(weights))
+            loss = loss + self.weights.distil * losses["distil"]
+        with torch.no_grad():
+            peaks = as_heatmaps(answers, self.weights.kind, self.sigma).amax((2, 3))
+            losses["peak"] = (weights * peaks).sum() / weights.sum().clamp(min=1e-6)
+        return {"loss": loss, **losses}
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """OKS AP with labelled boxes, one pass a crop, of each validation file."""
+        figures = {}
+        for name, photos in self.validation:
+            scores = average_precision(photos.coco, list(self._answers(module, photos.photos)), "keypoints")
+            figures.update({f"{name}_{key}": scores[key] for key in ("ap", "ap50", "ap_medium", "ap_large", "ar")})
+        return figures
+
+    @torch.no_grad()
+    def _answers(self, module: nn.Module, photos: Sequence[LabelledPhoto]) -> Iterator[dict[str, Any]]:
+        for rows in _in_batches(photos):
+            pixels = torch.from_numpy(self.framing.inputs([row for _, row in rows]))
+            heatmaps = as_heatmaps(module(self.crops(pixels)).float(), self.weights.kind, self.sigma)
+            answers = self.framing.answers([heatmaps.cpu().numpy()], [row for _, row in rows])
+            for (image_id, _), points in zip(rows, answers, strict=True):
+                yield pose_result(image_id, points)
+
+
+def _in_batches(photos: Sequence[LabelledPhoto], batch: int = 32) -> Iterator[list[tuple[int, CropRow]]]:
+    """(image, row) of every person with a labelled joint."""
+    rows: list[tuple[int, CropRow]] = []
+    for photo in photos:
+        people = [person for person in photo.people if person.has_pose]
+        picture = read_picture(photo.file) if people else np.empty((0, 0, 3), np.uint8)
+        rows += [(photo.id, CropRow(picture, person.box)) for person in people]
+        while len(rows) >= batch:
+            yield rows[:batch]
+            rows = rows[batch:]
+    if rows:
+        yield rows
+
+
+def read_sets(recipe: dict[str, Any], name: str, root: Path) -> list[tuple[str, PhotoSet]]:
+    """The recipe's [[name]] files, each with its file's name."""
+    return [(Path(each.file).stem, read_photos(root, each)) for each in sections(recipe, name, PhotoSetRecipe)]
+
+
+def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
+    """Runs a `pose` recipe in `arguments.run` until the time or the decay leg is over; returns validation figures."""
+    device = torch.device(arguments.device)
+    loop = section(recipe, "loop", LoopRecipe)
+    torch.manual_seed(loop.seed)
+    task = PoseTask(recipe, read_sets(recipe, "validation", arguments.photos), device, arguments.bf16)
+    sets = [photos for _, photos in read_sets(recipe, "train", arguments.photos)]
+    maker = CropMaker(sets, section(recipe, "crops", CropRecipe), task.framing, loop.batch, loop.seed)
+    network, source = recipe["network"], arguments.start or recipe.get("start", "")
+    if source:
+        plain = started(network, read_start(source, arguments.store), source)
+        if task.weights.distil:
+            task.teacher = Teacher(started(network, read_start(source, arguments.store), source), task.framing, device)
+        if folded(plain):
+            first = [maker(2**40 + number).pixels for number in range(-(-NORM_CROPS // loop.batch))]
+            pixels = torch.from_numpy(np.concatenate(first)[:NORM_CROPS])
+            plain = give_back_batch_norms(plain.to(device), task.crops(pixels))
+        module = attended(network, plain, source)
+    else:
+        module = create(network["name"], **{key: value for key, value in network.items() if key != "name"})
+    run = Run(arguments.run, module.to(memory_format=torch.channels_last), loop, device)  # type: ignore[call-overload]
+    if arguments.start_from:
+        run.start_from(arguments.start_from)
+    return run.fit(
+        Ahead(maker, arguments.workers, pinned=device.type == "cuda"),
+        task.losses,
+        task.validate,
+        hours=arguments.hours,
+        decay_steps=arguments.decay_steps,
+    )
