@@ -21,7 +21,7 @@ from service.engines.framing import FinderFraming, LiftFraming, PoseFraming
 from service.engines.openvino_engine import openvino_available, openvino_infer
 from service.engines.torch_engine import torch_infer
 from service.engines.torch_framing import from_pixels
-from service.errors import QueueFull, ServiceError, SettingWrong, StoreBroken
+from service.errors import QueueFull, SettingWrong, StoreBroken
 from service.metrics import Metrics
 from service.networks import create, load_weights
 from service.pipelines.clip import ClipPipeline
@@ -87,8 +87,8 @@ class Service:
                 self.entries[role], self.engines[role] = entry, engine
                 batchers[role] = scheduler.add(engine)
                 self._tell_model(entry.manifest, engine, device.name)
-        except ServiceError as error:
-            self.state, self.reason = "failed", str(error)
+        except Exception as error:
+            self.state, self.reason = "failed", str(error) or type(error).__name__
             raise
         self.lift = LiftPipeline(batchers["lift"], int(self.entries["lift"].manifest.options["frames"]))
         self.photo = PhotoPipeline(batchers["person"], batchers["pose"], self.lift)

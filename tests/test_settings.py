@@ -135,7 +135,7 @@ def test_an_empty_list_of_keys_does_not_open_the_service(tmp_path: Path, given: 
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Settings().port = 1  # type: ignore[misc]
+        Settings().port = 1
 
 
 def test_every_setting_says_what_it_does_and_stands_in_the_operators_table() -> None:

@@ -14,6 +14,7 @@ from service.networks.lite_hrnet import ConvNorm
 LEAST_CHANGE = 1e-6
 
 
+@torch.no_grad()
 def folded(module: nn.Module) -> bool:
     """Whether the module has batch norms, and all of them do nothing but add a bias."""
     pairs = [each for each in module.modules() if isinstance(each, ConvNorm)]
@@ -80,12 +81,12 @@ def _fold(pair: ConvNorm) -> None:
 
 
 def _summing(total: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    """A hook that adds up count, sum and sum of squares of each channel."""
+    """A hook that adds up crops, their means and their mean squares, channel by channel."""
 
     def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-        values = output.double()
-        total[0] += values[:, 0].numel()
-        total[1] += values.sum((0, 2, 3))
-        total[2] += values.square().sum((0, 2, 3))
+        variance, mean = (each.double() for each in torch.var_mean(output, (2, 3), correction=0))
+        total[0] += len(mean)
+        total[1] += mean.sum(0)
+        total[2] += (variance + mean.square()).sum(0)
 
     return hook

@@ -136,19 +136,20 @@ def lifted_fields(lifted: Joints3D) -> dict[str, Any]:
 
 def keypoint_values(points: Array) -> Any:
     """(..., joints, 3) x, y and score, for JSON."""
-    return _or_null(np.concatenate([np.round(points[..., :2], 2), np.round(points[..., 2:], 4)], axis=-1))
+    exact = points.astype(np.float64)  # else a list of what was 32 bits has digits that mean nothing
+    return _or_null(np.concatenate([exact[..., :2].round(2), exact[..., 2:].round(4)], axis=-1))
 
 
 def metre_values(points: Array) -> Any:
     """(..., 3) metres, for JSON."""
-    return _or_null(np.round(points, 4))
+    return _or_null(points.astype(np.float64).round(4))
 
 
-def _or_null(points: Array) -> Any:
+def _or_null(points: NDArray[np.float64]) -> Any:
     """The array itself if all its points are known, else lists in which a point that is not is None."""
     known = np.isfinite(points).all(axis=-1)
     if known.all():
-        return np.ascontiguousarray(points + np.float32(0))  # -0.0 reads oddly
+        return np.ascontiguousarray(points + 0.0)  # -0.0 reads oddly
     return _listed(points.tolist(), known.tolist())
 
 

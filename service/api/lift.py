@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -21,7 +22,9 @@ from service.errors import OutOfRange, TooLarge, UnknownKind, Unreadable
 from service.geometry.skeletons import skeleton_named
 from service.people import Array
 from service.pipelines.call import Class
-from service.pipelines.lift import FASTEST, SLOWEST, Lifted, LiftOptions
+from service.pipelines.lift import FASTEST, SLOWEST, Lifted, LiftOptions, sequence_times
+from service.pipelines.photo import joint_states
+from service.pipelines.smoothing import smooth
 
 from .access import begin_call
 from .images import metre_values
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 64 * MEGABYTE
 # Parsing so much takes about a millisecond; what is larger is parsed in the pool.
 _PARSED_AT_ONCE = 64 * 1024
+_ANSWERED_AT_ONCE = 1000  # frames
+_BLOCK, _MARGIN = 512, 64  # frames; at the highest rate the margin is still six widths of the smoothing window
 _MSGPACK = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
 _JSON = ("", "application/json", "application/x-www-form-urlencoded")  # the last is what curl -d says of everything
 
@@ -49,20 +54,35 @@ async def lift_sequences(request: Request) -> Response:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     read = functools.partial(read_sequences, body, kind, settings.max_frames, settings.max_people)
     if len(body) <= _PARSED_AT_ONCE:
-        people, options, one = read()
+        asked = read()
     else:
-        people, options, one = await service.in_decode_pool(read)
-    work = service.lift.lift_people(people, options, call)
+        asked = await service.in_decode_pool(read)
+    work = service.lift.lift_people(asked.people, asked.options, call)
     lifted = await request.app.state.doors.see_through(request.receive, call.deadline, work)
-    if sum(map(len, people)) <= 1000:
-        content = lift_answer(lifted, one)
+    if sum(map(len, asked.people)) <= _ANSWERED_AT_ONCE:
+        content = lift_answer(lifted, asked)
     else:
-        content = await service.in_decode_pool(lift_answer, lifted, one)
+        content = await service.in_decode_pool(lift_answer, lifted, asked)
     return Response(content, media_type="application/json")
 
 
-def read_sequences(body: bytes, kind: str, max_frames: int, max_people: int) -> tuple[list[Array], LiftOptions, bool]:
-    """The people's points, (frames, joints, 3) each, the options, and whether one person was asked for by `keypoints`.
+@dataclass(frozen=True)
+class Sequences:
+    """What a body asks for.
+
+    people: (frames, joints, 3) points each, pixels and score; unknown joints are NaN.
+    one: a single person came, as `keypoints`.
+    states: each person's and frame's joint states are wanted, too.
+    """
+
+    people: list[Array]
+    options: LiftOptions
+    one: bool
+    states: bool
+
+
+def read_sequences(body: bytes, kind: str, max_frames: int, max_people: int) -> Sequences:
+    """A body's people and options.
 
     Raises Unreadable, UnknownKind, TooLarge or OutOfRange; each names its field.
     """
@@ -82,10 +102,11 @@ def read_sequences(body: bytes, kind: str, max_frames: int, max_people: int) -> 
         message = f"`people` has {len(sequences)} people; at most {max_people} are lifted"
         raise TooLarge(message, field="people", limit=max_people)
     names = ["keypoints"] if one else [f"people[{index}]" for index in range(len(sequences))]
-    for name, sequence in zip(names, sequences, strict=True):
-        if isinstance(sequence, list) and len(sequence) > max_frames:
-            message = f"`{name}` has {len(sequence)} frames; at most {max_frames} are lifted"
-            raise TooLarge(message, field=name, limit=max_frames)
+    frames = sum(len(sequence) for sequence in sequences if isinstance(sequence, list))
+    if frames > max_frames:
+        field = "keypoints" if one else "people"
+        message = f"`{field}` has {frames} frames in all; at most {max_frames} are lifted"
+        raise TooLarge(message, field=field, limit=max_frames)
     people = [read_points(each, len(skeleton.joints), name) for name, each in zip(names, sequences, strict=True)]
     times = None
     if "times" in given:
@@ -104,7 +125,19 @@ def read_sequences(body: bytes, kind: str, max_frames: int, max_people: int) -> 
         camera=camera_options(fields.camera),
         models=model_names(fields.models),
     )
-    return people, options, one
+    if fields.smooth:
+        people = [_smoothed(points, sequence_times(len(points), options)) for points in people]
+    return Sequences(people, options, one, fields.states)
+
+
+def _smoothed(points: Array, times: NDArray[np.float64]) -> Array:
+    """Block by block: smoothing compares every frame with every other, and far ones do not touch each other."""
+    blocks = []
+    for first in range(0, len(points), _BLOCK):
+        start = max(0, first - _MARGIN)
+        around = slice(start, first + _BLOCK + _MARGIN)
+        blocks.append(smooth(points[around], times[around])[first - start : first - start + _BLOCK])
+    return np.concatenate(blocks)
 
 
 def _parse(body: bytes, kind: str) -> dict[str, Any]:
@@ -167,9 +200,9 @@ def _check_span(frames: int, fps: float, times: NDArray[np.float64] | None, max_
         raise TooLarge(message, field=name, limit=max_frames)
 
 
-def lift_answer(lifted: list[Lifted], one: bool) -> bytes:
-    """The JSON document; `one`: of a single person, without a list of people."""
-    people = [
+def lift_answer(lifted: list[Lifted], asked: Sequences) -> bytes:
+    """The JSON document."""
+    people: list[dict[str, Any]] = [
         {
             "joints3d": metre_values(each.joints),
             "position": metre_values(each.position),
@@ -177,9 +210,13 @@ def lift_answer(lifted: list[Lifted], one: bool) -> bytes:
         }
         for each in lifted
     ]
+    if asked.states:
+        for fields, points in zip(people, asked.people, strict=True):
+            shown = points[len(points) // 2][None] if asked.options.centre else points
+            fields["states"] = [joint_states(frame, *asked.options.image_size) for frame in shown]
     longest = max(lifted, key=lambda each: len(each.times))
     document = {"times": np.round(longest.times, 6), "models": longest.models}
-    return orjson.dumps((people[0] if one else {"people": people}) | document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps((people[0] if asked.one else {"people": people}) | document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 # ---- The OpenAPI document

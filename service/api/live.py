@@ -1,4 +1,4 @@
-"""WS /v1/live/keypoints: one socket, keypoints in, poses out. The newest frame wins; what is dropped is counted and told.
+"""WS /v1/live/keypoints: keypoints in, poses out. The newest frame wins; what is dropped is counted and told.
 
 Three tasks a stream: one reads, one computes, one sends. Whoever ends first names the close code. Times are seconds,
 ages milliseconds.

@@ -63,7 +63,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
         415,
         "unknown-kind",
         "Not a kind that is read here",
-        "The Content-Type or the first bytes are of a kind that the service does not read; `limit` lists those it does.",
+        "The Content-Type or the first bytes are of a kind that is not read here; `limit` lists those that are.",
     ),
     errors.TooLarge: Problem(
         413,

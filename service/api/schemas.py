@@ -42,6 +42,11 @@ class ModelNames(Options):
     pose: str | None = Field(None, description="a model's `name` or `name@version`")
     lift: str | None = Field(None, description="a model's `name` or `name@version`")
 
+    @classmethod
+    def none(cls) -> ModelNames:
+        """The store's defaults."""
+        return cls.model_construct()
+
 
 class CameraFields(Options):
     """The camera of the picture; without one EXIF tells, else it is assumed."""
@@ -62,7 +67,9 @@ class CameraFields(Options):
 class CommonOptions(Options):
     """The options of every door."""
 
-    models: ModelNames = Field(ModelNames(), description="an object with person, pose or lift: models by name")
+    models: ModelNames = Field(
+        default_factory=ModelNames.none, description="an object with person, pose or lift: models by name"
+    )
     camera: CameraFields | None = Field(None, description="an object with focal_px or field_of_view: the camera")
     stature: float | None = Field(
         None, ge=0.3, le=3.0, description="metres from 0.3 to 3: standing height; 1.70 is assumed if absent"

@@ -1,6 +1,6 @@
 """A clip to lines, one a frame, while it is decoded: people found and followed, smoothed, lifted, placed.
 
-A line is final when it is yielded, at most LOOK_AHEAD frames after its own was decoded. Memory does not grow with the
+A line is final when it is yielded, at most LOOK_AHEAD_S of clip after its own frame. Memory does not grow with the
 clip. Pixels are the upright frames'; metres are in the camera's axes.
 """
 
@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.geometry.cameras import Camera
-from service.geometry.skeletons import to_h36m17
+from service.geometry.skeletons import SKELETONS, mirror_order, to_h36m17
 from service.media.videos import Clip, Frame
 from service.people import Box, Joints3D, Keypoints, Person, Scale, Track
 
 from .call import Call, check_models, choose_camera
-from .lift import LiftPipeline, position_of, stature_factor
+from .lift import LiftPipeline, position_of, stature_factor, unmirrored, unmirrored_camera
 from .photo import PhotoOptions, PhotoPipeline, joint_states
 from .smoothing import smooth
 from .tracking import Tracker
@@ -30,6 +30,7 @@ Pool = Callable[..., Awaitable[Any]]  # runs a blocking call in the decode pool
 
 BLOCK = 9  # frames that become lines together
 CONTEXT = 13  # frames before and after them that smoothing and lifter look at
+LOOK_AHEAD_S = 2.0  # of clip: where frames are rare, fewer of them are waited for
 FINDER_S = 0.15  # between two looks of the finder; in between the poses carry the boxes
 LOST_SCORE = 0.2  # mean score under which a carried person is gone
 PROGRESS_S = 5.0  # of clip time between two progress lines
@@ -191,7 +192,7 @@ class ClipPipeline:
         block, sequences = story.next_block()
         lifted: dict[int, Array] = {}
         if story.options.photo.lift and sequences:
-            points = [to_h36m17(sequence.points, "coco17") for sequence in sequences.values()]
+            points = [story.joints(sequence.points) for sequence in sequences.values()]
             times = [sequence.times for sequence in sequences.values()]
             poses = await self.lift.poses(points, times, story.size, False, call)
             lifted = dict(zip(sequences, poses, strict=True))
@@ -211,7 +212,8 @@ class _Story:
     """The frames that are not told yet, and the few told ones that smoothing and lifter still look at."""
 
     def __init__(self, options: ClipOptions, camera: Camera, size: tuple[int, int]) -> None:
-        self.options, self.camera, self.size = options, camera, size
+        self.options, self.size = options, size
+        self.camera = unmirrored_camera(camera, size[0]) if options.photo.mirrored else camera
         self.frames = 0
         self._told: deque[_Moment] = deque(maxlen=CONTEXT)
         self._ahead: deque[_Moment] = deque()
@@ -224,7 +226,15 @@ class _Story:
     @property
     def ready(self) -> bool:
         """Whether a block may be told: enough is known of what follows it, or nothing follows."""
-        return bool(self._ahead) and (self._finished or len(self._ahead) >= BLOCK + CONTEXT)
+        return bool(self._ahead) and (self._whole_block or self._reach_s(self._ahead[0]) >= LOOK_AHEAD_S)
+
+    @property
+    def _whole_block(self) -> bool:
+        return self._finished or len(self._ahead) >= BLOCK + CONTEXT
+
+    def _reach_s(self, moment: _Moment) -> float:
+        """How much is known of what follows a moment, seconds."""
+        return self._ahead[-1].time - moment.time
 
     def add(self, moment: _Moment) -> None:
         self._ahead.append(moment)
@@ -241,7 +251,10 @@ class _Story:
 
     def next_block(self) -> tuple[list[_Moment], dict[int, _Sequence]]:
         """Takes the next frames, with the sequence of everyone who is in them."""
-        block = [self._ahead.popleft() for _ in range(min(BLOCK, len(self._ahead)))]
+        settled = [moment for moment in self._ahead if self._whole_block or self._reach_s(moment) >= LOOK_AHEAD_S / 2]
+        block = settled[:BLOCK]
+        for _ in block:
+            self._ahead.popleft()
         around = [*self._told, *block, *list(self._ahead)[:CONTEXT]]
         people = sorted({person for moment in block for person in moment.people})
         sequences = {person: self._sequence(person, around) for person in people}
@@ -269,14 +282,23 @@ class _Story:
                 # One scale a track, told by its first block.
                 factor = self._factors.setdefault(person, stature_factor(lifted[person], self._scale.stature))
                 pose = lifted[person][n : n + 1] * np.float32(factor)
-                position = position_of(pose, to_h36m17(points[None], "coco17"), False, self.camera)[0]
+                position = position_of(pose, self.joints(points[None]), False, self.camera)[0]
                 joints = Joints3D(pose[0], position if np.isfinite(position).all() else None, self._scale)
-            states = joint_states(points, *self.size) if self.options.photo.states else None
+            states = joint_states(self._named(points), *self.size) if self.options.photo.states else None
             box = Box.of(seen.box, seen.score)
-            known = Person(person, box, Keypoints(points), joints)
-            raw = seen.points if self.options.raw else None
+            known = Person(person, box, Keypoints(self._named(points)), joints)
+            raw = self._named(seen.points) if self.options.raw else None
             people.append(ClipPerson(known, seen.state, states, swapped=False, filled=False, raw=raw))
         return ClipFrame(moment.index, moment.time, tuple(people))
+
+    def joints(self, points: Array) -> Array:
+        """The detector's points (frames, 17, 3) as the lifter reads them, of the true scene if the clip is mirrored."""
+        joints = to_h36m17(points, "coco17")
+        return unmirrored(joints, self.size[0]) if self.options.photo.mirrored else joints
+
+    def _named(self, points: Array) -> Array:
+        """The detector's points (17, 3) under the person's own left and right."""
+        return points[mirror_order(SKELETONS["coco17"])] if self.options.photo.mirrored else points
 
 
 def _box_of(points: Array, box: Array, width: int, height: int) -> Array | None:

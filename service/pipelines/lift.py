@@ -6,7 +6,7 @@ Pixels of the picture that the keypoints were found in; metres in the camera's a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,7 @@ class LiftPipeline:
         check_models({r: m for r, m in options.models.items() if r == "lift"}, self.models)
         width, height = options.image_size
         camera = choose_camera(width, height, options.camera)
+        camera = unmirrored_camera(camera, width) if options.mirrored else camera
         sequences = []
         for points in people:
             joints = to_h36m17(points, options.skeleton)
@@ -115,19 +116,17 @@ class LiftPipeline:
             for sequence, at, grid in zip(sequences, times, grids, strict=True)
         ]
         plans = [plan_windows(len(sequence), self.frames, STRIDE) for sequence in even]
-        rows = [
-            WindowRow(sequence[indices], size, given)
-            for sequence, plan in zip(even, plans, strict=True)
-            for indices in plan.indices
-        ]
+        windows = [(sequence, indices) for sequence, plan in zip(even, plans, strict=True) for indices in plan.indices]
         answers: list[Array] = []
-        for first in range(0, len(rows), CHUNK):
-            answers += await run_rows(self.batcher, rows[first : first + CHUNK], call)
+        for first in range(0, len(windows), CHUNK):
+            chunk = windows[first : first + CHUNK]
+            rows = [WindowRow(sequence[indices], size, given) for sequence, indices in chunk]
+            answers += await run_rows(self.batcher, rows, call)
         poses, first = [], 0
         for plan, grid, at in zip(plans, grids, times, strict=True):
-            windows = np.stack(answers[first : first + len(plan.indices)])
+            answered = np.stack(answers[first : first + len(plan.indices)])
             first += len(plan.indices)
-            pose = windows[plan.owner, plan.place]
+            pose = answered[plan.owner, plan.place]
             poses.append(pose if grid is None else resample(pose, grid, at))
         return poses
 
@@ -164,3 +163,11 @@ def unmirrored(points: Array, width: int) -> Array:
     """h36m17 points of a mirrored picture as the true scene has them: x turned round, left and right exchanged."""
     true = points[..., mirror_order(SKELETONS["h36m17"]), :]
     return np.concatenate([width - true[..., :1], true[..., 1:]], axis=-1)
+
+
+def unmirrored_camera(camera: Camera, width: int) -> Camera:
+    """The camera that saw the true scene, from the one that describes its mirrored picture of that width."""
+    lens = camera.distortion
+    if lens is not None:
+        lens = (*lens[:3], -lens[3], *lens[4:])  # p2, the tangential part along x
+    return replace(camera, center=(width - camera.center[0], camera.center[1]), distortion=lens)

@@ -17,7 +17,7 @@ from service.geometry.skeletons import to_h36m17
 from service.people import Joints3D, Scale
 
 from .call import Call, CameraOptions, choose_camera
-from .lift import LiftPipeline, position_of, to_stature
+from .lift import SLOWEST, LiftPipeline, position_of, to_stature
 from .smoothing import OneEuro
 
 Array = NDArray[np.float32]
@@ -38,7 +38,10 @@ class LiveOptions:
 
 @dataclass(frozen=True)
 class LivePose:
-    """seq: the frame that is answered (with `full` latency an earlier one than was sent); one entry a person."""
+    """seq: the frame that is answered (with `full` latency an earlier one than was sent); one entry a person.
+
+    Who was not there yet in that frame is told as in the nearest one that has them.
+    """
 
     seq: int
     time: float
@@ -50,6 +53,12 @@ class _Following:
     times: deque[tuple[int, float]]
     points: deque[Array]
     filter: OneEuro
+
+    def forget(self, now: float, span_s: float) -> None:
+        """Drops what lies more than `span_s` seconds back, and everything where the clock went back."""
+        while self.times and not (now - span_s <= self.times[0][1] and self.times[-1][1] < now):
+            self.times.popleft()
+            self.points.popleft()
 
 
 class LiveKeypoints:
@@ -68,17 +77,15 @@ class LiveKeypoints:
         """
         at = seq / self.options.fps if time is None else time
         given = self.options.skeleton == "h36m17"
+        joints = [to_h36m17(points, self.options.skeleton) for points in people]
         del self._people[len(people) :]
-        for n, points in enumerate(people):
+        for n, points in enumerate(joints):
             if n == len(self._people):
                 frames = self.lift.frames
                 self._people.append(_Following(deque(maxlen=frames), deque(maxlen=frames), OneEuro()))
             following = self._people[n]
-            if following.times and at <= following.times[-1][1]:
-                following.times.clear()  # a clock that went back begins anew
-                following.points.clear()
-            smoothed = following.filter(points, at) if self.options.smooth else points
-            following.points.append(to_h36m17(smoothed, self.options.skeleton))
+            following.forget(at, self.lift.frames / SLOWEST)
+            following.points.append(following.filter(points, at) if self.options.smooth else points)
             following.times.append((seq, at))
         sequences = [np.stack(following.points) for following in self._people]
         times = [np.array([t for _, t in following.times]) for following in self._people]
@@ -86,10 +93,12 @@ class LiveKeypoints:
         stature = self.options.stature
         scale = Scale(stature, "given") if stature is not None else Scale()
         answered, lifted = (seq, at), []
-        for following, points, pose in zip(self._people, sequences, poses, strict=True):
-            frame = len(pose) - 1 if self.options.latency == "low" else len(pose) // 2
+        if self.options.latency == "full" and self._people:
+            longest = max((following.times for following in self._people), key=len)
+            answered = longest[len(longest) // 2]
+        for past, points, pose in zip(times, sequences, poses, strict=True):
+            frame = int(np.abs(past - answered[1]).argmin())
             sized = to_stature(pose, scale.stature)[frame : frame + 1]
             position = position_of(sized, points[frame : frame + 1], given, self.camera)[0]
-            answered = following.times[frame]
             lifted.append(Joints3D(sized[0], position if np.isfinite(position).all() else None, scale))
         return LivePose(*answered, lifted)

@@ -21,7 +21,7 @@ from service.media.pictures import Picture
 from service.people import Box, Joints3D, Keypoints, Person, Scale
 
 from .call import Call, CameraOptions, check_models, choose_camera, run_rows
-from .lift import LiftPipeline, position_of, to_stature, unmirrored
+from .lift import LiftPipeline, position_of, to_stature, unmirrored, unmirrored_camera
 
 Array = NDArray[np.float32]
 
@@ -116,7 +116,7 @@ class PhotoPipeline:
         """Each pose as a sequence of one frame."""
         joints = to_h36m17(points, "coco17")
         if options.mirrored:
-            joints = unmirrored(joints, size[0])
+            joints, camera = unmirrored(joints, size[0]), unmirrored_camera(camera, size[0])
         scale = Scale(options.stature, "given") if options.stature is not None else Scale()
         frames = [pose[None] for pose in joints]
         poses = await self.lift.poses(frames, [np.zeros(1)] * len(frames), size, False, call)

@@ -54,7 +54,8 @@ class OneEuro:
             self._places, self._velocity = places, np.zeros_like(places)
             return points.astype(np.float32)
         fresh = ~np.isfinite(self._places)
-        size = max(float(np.nanmax(np.ptp(places[np.isfinite(places[:, 0])], axis=0), initial=1.0)), 1.0)
+        known = places[np.isfinite(places[:, 0])]
+        size = max(float(np.ptp(known, axis=0).max()), 1.0) if len(known) else 1.0
         raw = np.where(fresh, 0, (places - self._places) / step)
         self._velocity += _share(1.0, step) * (np.nan_to_num(raw) - self._velocity)
         cutoff = self.least_hz + self.speed * np.linalg.norm(self._velocity, axis=1, keepdims=True) / size

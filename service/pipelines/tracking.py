@@ -16,7 +16,8 @@ from service.geometry.boxes import SEGMENT_SHARE, iou, oks
 Array = NDArray[np.float32]
 
 KEPT_S = 1.0
-LEAST_LIKENESS = 0.25
+LEAST_LIKENESS = 0.1
+POSE_SHARE = 0.7  # when two people cross, boxes fall on each other and only the poses tell who is who
 CONFIRMED_AFTER = 3
 
 
@@ -67,11 +68,11 @@ class Tracker:
 
     @staticmethod
     def _likeness(tracks: list[Tracked], boxes: Array, points: Array) -> Array:
-        """(tracks, people): the better of the poses' and the boxes' overlap."""
+        """(tracks, people): how much the poses are alike, and, less, how much the boxes overlap."""
         if not tracks or not len(boxes):
             return np.zeros((len(tracks), len(boxes)), np.float32)
         last = np.stack([track.box for track in tracks])
         area = SEGMENT_SHARE * last[:, 2:].prod(axis=1)
         # Twice the area: a person moves between frames, while COCO's spread is that of two labellers.
         poses = oks(np.stack([track.points for track in tracks])[:, None], points[None], 2 * area[:, None])
-        return np.maximum(poses, iou(last, boxes)).astype(np.float32)
+        return (POSE_SHARE * poses + (1 - POSE_SHARE) * iou(last, boxes)).astype(np.float32)

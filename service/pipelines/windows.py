@@ -24,15 +24,15 @@ class Plan:
 
 
 def plan_windows(count: int, frames: int, stride: int) -> Plan:
-    """How a sequence of `count` frames meets a lifter of `frames`, a new window every `stride` frames."""
+    """How a sequence of `count` frames meets a lifter of `frames` (odd), a new window every `stride` or sooner."""
     every = np.arange(count)
     if count <= frames:
         before = (frames - count) // 2
         indices = np.clip(np.arange(frames) - before, 0, count - 1)[None]
         return Plan(indices, np.zeros(count, np.intp), every + before)
-    starts = np.unique(np.append(np.arange(0, count - frames, stride), count - frames))
-    distance = np.abs(every[:, None] - (starts + frames // 2)[None])
-    owner = distance.argmin(axis=1)
+    starts = np.append(np.arange(0, count - frames, min(stride, frames)), count - frames)
+    centres = starts + frames // 2
+    owner = np.searchsorted((centres[:-1] + centres[1:]) / 2, every)
     return Plan(starts[:, None] + np.arange(frames), owner, every - starts[owner])
 
 
@@ -47,7 +47,8 @@ def uniform_times(times: NDArray[np.float64], slowest: float, fastest: float) ->
     steps = np.diff(times)
     step = float(np.median(steps))
     even = np.abs(steps - step).max() <= step / 3
-    if even and slowest <= 1 / step <= fastest:
+    # A thousandth over: 60 a second in floating point is now and then a little more.
+    if even and slowest <= 1.001 / step and 0.999 / step <= fastest:
         return None
     wanted = float(np.clip(step, 1 / fastest, 1 / slowest))
     count = max(2, round((times[-1] - times[0]) / wanted) + 1)
@@ -59,8 +60,8 @@ def resample(values: NDArray[np.floating], times: NDArray[np.float64], wanted: N
     after = np.clip(np.searchsorted(times, wanted, side="left"), 1, len(times) - 1)
     before = after - 1
     part = ((wanted - times[before]) / (times[after] - times[before])).clip(0, 1)
-    # On a neighbour itself only that one counts, known or not.
     part = part.reshape(-1, *[1] * (values.ndim - 1))
     low, high = values[before], values[after]
-    mixed = np.where(part <= 0, low, np.where(part >= 1, high, low * (1 - part) + high * part))
+    # On a neighbour itself, or within rounding of it, only that one counts, known or not.
+    mixed = np.where(part < 1e-6, low, np.where(part > 1 - 1e-6, high, low * (1 - part) + high * part))
     return mixed.astype(np.float32)

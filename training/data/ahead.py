@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import cv2
 from torch.utils.data import DataLoader, Dataset, default_convert
 
-T = TypeVar("T")
-
 PREPARED_PER_WORKER = 3
 
 
-class Ahead(Generic[T]):
+class Ahead:
     """Batches by number. `make` must depend on nothing but the number, so that a run can go on from any step.
 
     make: the batch of a number, as a (named) tuple of arrays; it comes out as one of tensors.
@@ -21,20 +19,18 @@ class Ahead(Generic[T]):
     pinned: batches lie in memory that a CUDA device copies from while it computes.
     """
 
-    def __init__(self, make: Callable[[int], T], workers: int, pinned: bool = False) -> None:
+    def __init__(self, make: Callable[[int], Any], workers: int, pinned: bool = False) -> None:
         self._make, self._workers, self._pinned = make, workers, pinned
         self._batches: Iterator[Any] = iter(())
         self._next = -1
 
-    def __call__(self, number: int) -> T:
+    def __call__(self, number: int) -> Any:
         if not self._workers:
-            batch: T = default_convert(self._make(number))
-            return batch
+            return default_convert(self._make(number))
         if number != self._next:
             self._batches = iter(self._loader(number))
         self._next = number + 1
-        made: T = next(self._batches)
-        return made
+        return next(self._batches)
 
     def _loader(self, first: int) -> DataLoader[Any]:
         return DataLoader(

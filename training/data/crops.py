@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ from .photos import LabelledPerson, LabelledPhoto, PhotoSet, read_picture
 Array = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 Generator = np.random.Generator
+Values = TypeVar("Values")  # an array, and a tensor once a loader has it
 
 UPPER_JOINTS = 11  # face and arms come first in COCO's order, hips and legs after
 HALF_BODY_MARGIN = 1.5 / 1.25  # half bodies get half as much again around them, where whole ones get a quarter
@@ -53,12 +54,12 @@ class CropRecipe:
     sigma: float = 2.0
 
 
-class CropBatch(NamedTuple):
+class CropBatch(NamedTuple, Generic[Values]):
     """pixels (n, height, width, 3) uint8 RGB; targets (n, 17, rows, columns); weights (n, 17), 0 where unlabelled."""
 
-    pixels: Picture
-    targets: Array
-    weights: Array
+    pixels: Values
+    targets: Values
+    weights: Values
 
 
 class CropMaker:
@@ -78,7 +79,7 @@ class CropMaker:
         shares = np.array([share for *_, share in rows])
         self._chance = shares / shares.sum()
 
-    def __call__(self, number: int) -> CropBatch:
+    def __call__(self, number: int) -> CropBatch[NDArray[Any]]:
         rng = np.random.default_rng([self.seed, number])
         chosen = rng.choice(len(self.people), self.batch, p=self._chance)
         crops = [self._crop(*self.people[index], rng) for index in chosen]
@@ -113,7 +114,10 @@ class CropMaker:
 def half_body(person: LabelledPerson, rng: Generator) -> Array:
     """(4,) a box around the labelled joints of the upper or the lower half; the whole person's where that has few."""
     known = person.joints[:, 2] > 0
-    upper, lower = person.joints[:UPPER_JOINTS][known[:UPPER_JOINTS]], person.joints[UPPER_JOINTS:][known[UPPER_JOINTS:]]
+    upper, lower = (
+        person.joints[:UPPER_JOINTS][known[:UPPER_JOINTS]],
+        person.joints[UPPER_JOINTS:][known[UPPER_JOINTS:]],
+    )
     wants_upper = rng.random() < 0.7  # HRNet's normal draw under 0.5
     half = upper if (wants_upper and len(upper) > 2) or len(lower) <= 2 else lower
     first, last = half[:, :2].min(0), half[:, :2].max(0)
@@ -135,7 +139,9 @@ def covered(pixels: Picture, joints: Array, rng: Generator) -> Picture:
     known = joints[joints[:, 2] > 0, :2]
     for _ in range(rng.integers(1, 4)):
         tall, wide = (rng.uniform(0.08, 0.35, 2) * min(height, width)).astype(int) + 1
-        place = known[rng.integers(len(known))] if len(known) and rng.random() < 0.7 else rng.random(2) * [width, height]
+        place = (
+            known[rng.integers(len(known))] if len(known) and rng.random() < 0.7 else rng.random(2) * [width, height]
+        )
         left, top = (place - [wide / 2, tall / 2]).clip(0, [width - wide, height - tall]).astype(int)
         if rng.random() < 0.5:
             x, y = rng.integers(width - wide + 1), rng.integers(height - tall + 1)

@@ -1,0 +1,213 @@
+"""The HTTP application: its routes, its documents, and the one frame around every request. Knows no pipeline.
+
+Only pure ASGI middleware: Starlette's BaseHTTPMiddleware would hide a caller's leaving.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from swagger_ui_bundle import swagger_ui_path
+
+from service import errors, logs
+
+from . import clips, health, images, lift, live, problems
+from .access import EXEMPT, Doors, guard
+from .problems import CALLER_LEFT_STATUS, CallerLeft, problem_answer
+
+if TYPE_CHECKING:
+    from service.assembly import Service
+
+Page = Callable[[Request], Coroutine[Any, Any, Response]]
+
+HEADERS_ALLOWED = ["Authorization", "Content-Type", "X-Request-Id", "Request-Timeout-Ms"]
+HEADERS_EXPOSED = ["X-Request-Id", "Server-Timing", "Retry-After"]
+DESCRIPTION = (
+    "A photo, a clip or a stream of keypoints goes in; people come out, with 2D keypoints in pixels of the upright "
+    "picture and 3D joints in metres (x right, y down, z away from the camera). Errors are problem documents."
+)
+# Its files are served from here: no request leaves for elsewhere, and the page works without a network.
+DOCS_PAGE = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>poselift: the API</title>
+<link rel="icon" href="docs/assets/favicon-32x32.png"><link rel="stylesheet" href="docs/assets/swagger-ui.css"></head>
+<body><div id="ui"></div>
+<script src="docs/assets/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "openapi.json", dom_id: "#ui", validatorUrl: null, deepLinking: true});</script>
+</body></html>
+"""
+START_PAGE = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>poselift</title></head>
+<body><h1>poselift</h1>
+<p>This is a plain form; the demo page is not here yet. It answers with JSON.</p>
+<form action="v1/images" method="post" enctype="multipart/form-data">
+<input type="file" name="image" accept="image/*" required> <button>Find people</button></form>
+<p><a href="docs">The API</a> · <a href="v1/models">Models</a> · <a href="v1/info">Limits</a></p>
+</body></html>
+"""
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application around a service, which may still be starting."""
+    app = FastAPI(title="poselift", version=service.version, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.service, app.state.doors = service, Doors()
+    app.add_exception_handler(HTTPException, problems.http_exception)
+    app.add_middleware(Frame, service=service, doors=app.state.doors)
+    if service.settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=service.settings.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=HEADERS_ALLOWED,
+            expose_headers=HEADERS_EXPOSED,
+        )
+    for path, door, module in (
+        ("/v1/images", images.estimate_photo, images),
+        ("/v1/lift", lift.lift_sequences, lift),
+        ("/v1/clips", clips.estimate_clip, clips),
+    ):
+        app.add_api_route(
+            path, door, methods=["POST"], responses=module.RESPONSES, openapi_extra=module.OPENAPI, tags=["poses"]
+        )
+    app.router.routes.append(WebSocketRoute("/v1/live/keypoints", live.live_keypoints))
+    said: tuple[tuple[str, Page], ...] = (
+        ("/v1/models", health.models),
+        ("/v1/skeletons", health.skeletons),
+        ("/v1/info", health.info),
+        ("/livez", health.livez),
+        ("/readyz", health.readyz),
+        ("/metrics", health.metrics),
+    )
+    for path, page in said:
+        app.add_api_route(path, page, tags=["service"])
+    document = openapi_document(app)
+    for path, page in (
+        ("/problems/{slug}", problems.problem_page),
+        ("/openapi.json", _constant(orjson.dumps(document), "application/json")),
+        ("/docs", _constant(DOCS_PAGE.encode(), HTMLResponse.media_type)),
+        ("/", _constant(START_PAGE.encode(), HTMLResponse.media_type)),
+    ):
+        app.add_api_route(path, page, include_in_schema=False)
+    app.mount("/docs/assets", StaticFiles(directory=str(swagger_ui_path)))
+    return app
+
+
+def openapi_document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of the routes so far; 3.0, which the bundled Swagger UI reads."""
+    document = get_openapi(
+        title=app.title, version=app.version, openapi_version="3.0.3", description=DESCRIPTION, routes=app.routes
+    )
+    schemes = {"key": {"type": "http", "scheme": "bearer", "description": "only where the operator has set keys"}}
+    document.setdefault("components", {})["securitySchemes"] = schemes
+    document["security"] = [{}, {"key": []}]
+    return document
+
+
+def _constant(body: bytes, media_type: str | None) -> Page:
+    async def page(request: Request) -> Response:
+        return Response(body, media_type=media_type)
+
+    return page
+
+
+class Frame:
+    """Around every request: its id, who may come in, the answer to its error, its headers, metrics, and log line."""
+
+    def __init__(self, app: ASGIApp, service: Service, doors: Doors) -> None:
+        self._app, self._service, self._doors = app, service, doors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        request_id = logs.accepted_request_id(Headers(scope=scope).get("x-request-id"))
+        scope["request_id"] = request_id
+        token = logs.request_id.set(request_id)
+        counted = scope["path"] not in EXEMPT
+        self._doors.inside += counted
+        try:
+            if scope["type"] == "http":
+                await self._http(scope, receive, send, request_id)
+            else:
+                await self._websocket(scope, receive, send, request_id)
+        finally:
+            self._doors.inside -= counted
+            logs.request_id.reset(token)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        started = time.perf_counter()
+        status: int | None = None
+
+        async def send_framed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._add_headers(message, scope, request_id)
+            await send(message)
+
+        try:
+            guard(scope, self._service.settings)
+            await self._app(scope, receive, send_framed)
+        except CallerLeft:
+            status = CALLER_LEFT_STATUS
+        except Exception as error:
+            if status is not None:  # half an answer is out: only a broken connection tells that it ends there
+                raise
+            await problem_answer(error, request_id)(scope, receive, send_framed)
+        finally:
+            self._tell(scope, status or CALLER_LEFT_STATUS, time.perf_counter() - started)
+
+    def _add_headers(self, message: Message, scope: Scope, request_id: str) -> None:
+        headers = MutableHeaders(scope=message)
+        headers["X-Request-Id"] = request_id
+        if spent := _spent_ms(scope):
+            headers["Server-Timing"] = ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in spent.items())
+        if self._doors.closing.is_set():
+            headers["Connection"] = "close"
+
+    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", None)
+        metrics, spent = self._service.metrics, _spent_ms(scope)
+        metrics.observe_request(route, status, seconds)
+        for stage, ms in spent.items():
+            metrics.stage_duration_seconds.labels(stage).observe(ms / 1000)
+        raw: bytes = scope.get("raw_path") or scope["path"].encode()
+        logs.log_request(
+            method=scope["method"],
+            route=route or "unmatched",
+            path=raw.decode("ascii", "replace"),
+            status=status,
+            duration_ms=1000 * seconds,
+            spent_ms=spent,
+        )
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        try:
+            guard(scope, self._service.settings)
+        except errors.Refused as error:
+            answer = problem_answer(error, request_id)
+            if "websocket.http.response" in scope.get("extensions", {}):
+                await answer(scope, receive, send)  # Starlette sends it as the refusal of the upgrade
+            else:
+                await send({"type": "websocket.close", "code": live.RULES_BROKEN, "reason": str(error)[:100]})
+            return
+        await self._app(scope, receive, send)
+
+
+def _spent_ms(scope: MutableMapping[str, Any]) -> dict[str, float]:
+    call = scope.get("call")
+    return {} if call is None else call.spent_ms

@@ -1,0 +1,242 @@
+"""The command line: reads arguments, calls, prints. Exit 0: done; 1: some inputs failed; 2: wrong use.
+
+The models run in this process; `serve` alone opens a port.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.metadata
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import NoReturn
+
+import orjson
+
+from service import logs, settings
+from service.api import clips as clip_lines
+from service.api import images as photo_answers
+from service.api import lifecycle
+from service.api import lift as sequence_answers
+from service.assembly import Service, build
+from service.errors import Failed, Refused, ServiceError, SettingWrong
+from service.importing.entry import import_file
+from service.media import pictures, videos
+from service.media.drawing import encode, side_by_side
+from service.pipelines.call import Call, Class
+from service.pipelines.clip import ClipOptions
+from service.pipelines.photo import PhotoOptions
+from service.store.store import Store, embedded_store
+
+log = logging.getLogger(__name__)
+
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"}
+CLIP_SUFFIXES = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi"}
+DONE, SOME_FAILED, WRONG_USE = 0, 1, 2
+NO_DEADLINE_S = 1e9  # nobody waits at the other end of a socket
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command and exits with its code."""
+    parsed = parser().parse_args(arguments)
+    try:
+        code = parsed.run(parsed)
+    except KeyboardInterrupt:
+        code = 130
+    except (Refused, Failed) as error:
+        print(f"poselift: {error}", file=sys.stderr)
+        code = WRONG_USE if isinstance(error, Refused) else SOME_FAILED
+    except BrokenPipeError:  # `poselift settings | head`
+        code = DONE
+    sys.exit(code)
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(prog="poselift", description="Photos, clips and keypoints to people in 3D.")
+    root.add_argument("--version", action="version", version=importlib.metadata.version("poselift"))
+    commands = root.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        _add_settings(made)
+        return made
+
+    command("serve", serve, "Serve over HTTP and WebSocket.")
+    predict_ = command("predict", predict, "Find the people of photos, clips, and folders of them.")
+    predict_.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    predict_.add_argument("--output", type=Path, help="folder for the results; by default beside each input")
+    predict_.add_argument("--overlay", action="store_true", help="also draw each photo beside its 3D poses (.png)")
+    predict_.add_argument("--flip-test", action="store_true", help="look twice, mirrored: slower, a little better")
+    predict_.add_argument("--stature", type=float, metavar="METRES", help="standing height; 1.70 is assumed")
+    lift_ = command("lift", lift, "Lift a file of 2D keypoints, the body of POST /v1/lift, and print the answer.")
+    lift_.add_argument("file", type=Path, metavar="FILE", help="JSON, or msgpack (.msgpack); - for standard input")
+    models = commands.add_parser("models", help="List, check and import models.").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    for name, run, text in (
+        ("list", list_models, "List the models of the store."),
+        ("check", check_models, "Check every file of the store against its manifest."),
+        ("import", import_model, "Convert a public network's file into the store."),
+    ):
+        made = models.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        made.add_argument("--store", type=Path, help="the model store; by default the embedded one")
+        if name == "import":
+            made.add_argument("file", type=Path, metavar="FILE", help="OpenVINO IR (.xml) or ONNX (.onnx)")
+            made.add_argument("--as", dest="name", required=True, metavar="NAME")
+    command("settings", show_settings, "Print every setting, its value and where it comes from.")
+    return root
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("settings (also POSELIFT_*, poselift.toml; `poselift settings` explains)")
+    for name in settings.Settings.model_fields:
+        flag = "--" + name.replace("_", "-")
+        group.add_argument(flag, dest=f"setting_{name}", metavar="VALUE", help=argparse.SUPPRESS)
+
+
+def _load(arguments: argparse.Namespace) -> settings.Loaded:
+    flags = {name: getattr(arguments, f"setting_{name}") for name in settings.Settings.model_fields}
+    loaded = settings.load(flags)
+    for variable in loaded.ignored:
+        print(f"poselift: {variable} is no setting and is ignored", file=sys.stderr)
+    return loaded
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    loaded = _load(arguments).settings
+    logs.setup(loaded.log_level, loaded.log_format)
+    return lifecycle.run(build(loaded), loaded)
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    files = list(_files(arguments.paths))
+    if not files:
+        raise SettingWrong("there is no photo or clip under the given paths", field="PATH")
+
+    async def work(service: Service) -> int:
+        failed = 0
+        for number, file in enumerate(files, 1):
+            _progress(f"{number}/{len(files)} {file.name}")
+            try:
+                await _predict_one(service, file, arguments)
+            except (ServiceError, OSError) as error:
+                failed += 1
+                _progress("")
+                print(f"poselift: {file}: {error}", file=sys.stderr)
+        _progress("")
+        return SOME_FAILED if failed else DONE
+
+    return _with_service(arguments, work)
+
+
+async def _predict_one(service: Service, file: Path, arguments: argparse.Namespace) -> None:
+    folder = arguments.output or file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    options = PhotoOptions(flip_test=arguments.flip_test, stature=arguments.stature)
+    call = Call("command line", Class.CLIP, asyncio.get_running_loop().time() + NO_DEADLINE_S)
+    if file.suffix.lower() in CLIP_SUFFIXES:
+        # NDJSON as the service streams it: written while the clip is decoded, so memory does not grow with it.
+        with (
+            videos.open_clip(file, clip_lines.clip_limits(service.settings)) as clip,
+            (folder / f"{file.stem}.ndjson").open("wb") as lines,
+        ):
+            async with aclosing(service.clip.run(clip, ClipOptions(photo=options), call)) as items:
+                async for item in items:
+                    line = clip_lines.line_of(item, file.name)
+                    lines.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
+        return
+    limits = photo_answers.picture_limits(service.settings.max_image_mpx)
+    picture = pictures.read_picture(file.read_bytes(), limits)
+    answer = await service.photo.find_people(picture, options, call)
+    (folder / f"{file.stem}.json").write_bytes(photo_answers.photo_answer(answer, file.name) + b"\n")
+    if arguments.overlay:
+        drawn = encode(side_by_side(picture.pixels, answer.people), "png")
+        (folder / f"{file.stem}.overlay.png").write_bytes(drawn)
+
+
+def lift(arguments: argparse.Namespace) -> int:
+    body = sys.stdin.buffer.read() if str(arguments.file) == "-" else arguments.file.read_bytes()
+    kind = "application/msgpack" if arguments.file.suffix == ".msgpack" else "application/json"
+
+    async def work(service: Service) -> int:
+        limits = service.settings
+        asked = sequence_answers.read_sequences(body, kind, limits.max_frames, limits.max_people)
+        call = Call("command line", Class.CLIP, asyncio.get_running_loop().time() + NO_DEADLINE_S)
+        lifted = await service.lift.lift_people(asked.people, asked.options, call)
+        sys.stdout.buffer.write(sequence_answers.lift_answer(lifted, asked) + b"\n")
+        return DONE
+
+    return _with_service(arguments, work)
+
+
+def _with_service(arguments: argparse.Namespace, work: Callable[[Service], Awaitable[int]]) -> int:
+    """Starts the models in this process, does the work, and ends them."""
+    loaded = _load(arguments).settings
+    logs.setup("warning", loaded.log_format)
+
+    async def run() -> int:
+        service = build(loaded)
+        try:
+            _progress("loading the models")
+            await service.start()
+            _progress("")
+            return await work(service)
+        finally:
+            await service.close()
+
+    return asyncio.run(run())
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files themselves, and of folders every photo and clip in them, sorted, not deeper."""
+    for path in paths:
+        if path.is_dir():
+            known = PHOTO_SUFFIXES | CLIP_SUFFIXES
+            yield from sorted(p for p in path.iterdir() if p.suffix.lower() in known and ".overlay" not in p.suffixes)
+        else:
+            yield path
+
+
+def _progress(text: str) -> None:
+    """One line that is written over; nothing where nobody looks."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def list_models(arguments: argparse.Namespace) -> int:
+    for entry in Store(arguments.store or embedded_store()).entries():
+        manifest = entry.manifest
+        terms = manifest.weights.licence + ("" if manifest.permissive else ", not permissive")
+        size = f"{manifest.weights.bytes / 2**20:.1f} MB"
+        print(f"{entry.label:20} {manifest.role:8} {size:>9}  {terms:28} {manifest.summary}")
+    return DONE
+
+
+def check_models(arguments: argparse.Namespace) -> int:
+    problems = Store(arguments.store or embedded_store()).check()
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not problems:
+        print("every file is what its manifest says")
+    return SOME_FAILED if problems else DONE
+
+
+def import_model(arguments: argparse.Namespace) -> int:
+    try:
+        entry = import_file(arguments.file, arguments.name, Store(arguments.store or embedded_store()))
+    except ValueError as error:
+        raise SettingWrong(str(error)) from error
+    print(f"{entry.label} is in {entry.folder}; serve it with `poselift serve --{entry.manifest.role} {entry.label}`")
+    return DONE
+
+
+def show_settings(arguments: argparse.Namespace) -> int:
+    for row in settings.rows(_load(arguments)):
+        print(f"{row.name:18} {row.value:16} {row.source:16} {row.description}")
+    return DONE

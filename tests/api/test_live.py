@@ -1,0 +1,219 @@
+"""WS /v1/live/keypoints, through a foreign client on a real socket."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import httpx
+import msgpack
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from service import errors
+
+from .conftest import Served, wait_until
+from .fake import FakeService
+
+Serve = Callable[[FakeService], AbstractContextManager[Served]]
+START = {"type": "start", "skeleton": "coco17", "image_size": [640, 480]}
+POINTS = [[1.0, 2.0, 0.5]] * 17
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+def here(service: FakeService, served: Serve) -> Iterator[Served]:
+    with served(service) as running:
+        yield running
+
+
+def dial(here: Served, **more: Any) -> ClientConnection:
+    return connect(f"ws://127.0.0.1:{here.port}/v1/live/keypoints", open_timeout=5, close_timeout=2, proxy=None, **more)
+
+
+def say(socket: ClientConnection, *messages: dict[str, Any]) -> None:
+    for message in messages:
+        socket.send(json.dumps(message))
+
+
+def hear(socket: ClientConnection) -> dict[str, Any]:
+    told = socket.recv(timeout=5)
+    values: dict[str, Any] = json.loads(told) if isinstance(told, str) else msgpack.unpackb(told)
+    return values
+
+
+def frame(seq: int) -> dict[str, Any]:
+    return {"type": "frame", "seq": seq, "time": seq / 30, "keypoints": POINTS}
+
+
+def code_of(socket: ClientConnection) -> int:
+    """Hears until the server closes."""
+    with pytest.raises(ConnectionClosed) as closed:
+        while True:
+            socket.recv(timeout=5)
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code
+
+
+def test_frames_are_answered_and_the_end_is_told(here: Served, service: FakeService) -> None:
+    with dial(here) as socket:
+        say(socket, START)
+        assert hear(socket)["type"] == "started"
+        for seq in range(3):
+            say(socket, frame(seq))
+            pose = hear(socket)
+            assert (pose["type"], pose["seq"], pose["dropped"]) == ("pose", seq, 0)
+            assert len(pose["people"][0]["joints3d"]) == 17 and 0 <= pose["age_ms"] < 1000
+        say(socket, {"type": "frame", "seq": 9, "people": [POINTS, POINTS]})
+        assert len(hear(socket)["people"]) == 2
+        say(socket, {"type": "end"})
+        ended = hear(socket)
+        assert (ended["type"], ended["frames"], ended["dropped"]) == ("ended", 4, 0)
+        assert code_of(socket) == 1000
+    wait_until(lambda: service.streams == 0)
+
+
+def test_msgpack_says_the_same_in_binary(here: Served) -> None:
+    with dial(here, subprotocols=["poselift.v1.msgpack"]) as socket:
+        assert socket.subprotocol == "poselift.v1.msgpack"
+        for message in (START, frame(0)):
+            socket.send(msgpack.packb(message))
+        assert hear(socket)["type"] == "started" and hear(socket)["type"] == "pose"
+        socket.send("{}")
+        assert code_of(socket) == 1007
+
+
+@pytest.mark.parametrize(
+    "more, field",
+    [
+        ({"keypoints": POINTS[:16]}, "keypoints"),
+        ({"keypoints": None}, "keypoints"),
+        ({"seq": 4}, "seq"),
+        ({"seq": True}, "seq"),
+        ({"time": "now"}, "time"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_a_wrong_frame_is_told_and_the_stream_goes_on(here: Served, more: dict[str, Any], field: str) -> None:
+    with dial(here) as socket:
+        say(socket, START, frame(5))
+        assert [hear(socket)["type"] for _ in range(2)] == ["started", "pose"]
+        say(socket, frame(6) | more)
+        told = hear(socket)
+        assert (told["type"], told["problem"]["status"], told["problem"]["field"]) == ("error", 422, field)
+        say(socket, frame(7))
+        assert hear(socket)["seq"] == 7
+
+
+def test_a_failure_inside_is_told_without_detail_and_the_stream_goes_on(here: Served, service: FakeService) -> None:
+    with dial(here) as socket:
+        service.work.error = errors.NotFinite("secret")
+        say(socket, START, frame(0))
+        assert hear(socket)["type"] == "started"
+        told = hear(socket)
+        assert told["problem"]["status"] == 500 and "secret" not in str(told)
+        service.work.error = None
+        say(socket, frame(1))
+        assert hear(socket)["type"] == "pose"
+
+
+def test_a_wrong_start_may_be_corrected(here: Served) -> None:
+    with dial(here) as socket:
+        say(socket, START | {"skeleton": "spider"})
+        assert hear(socket)["problem"]["field"] == "skeleton"
+        say(socket, START | {"speed": 1})
+        assert hear(socket)["problem"]["field"] == "speed"
+        say(socket, START)
+        assert hear(socket)["type"] == "started"
+
+
+@pytest.mark.parametrize(
+    "messages, code",
+    [
+        (["{"], 1007),
+        (["[1]"], 1007),
+        ([json.dumps({"type": "frame", "seq": 0})], 1008),
+        ([json.dumps(START), json.dumps(START)], 1008),
+        ([json.dumps(START), json.dumps({"type": "dance"})], 1008),
+        ([b"\xc1"], 1007),
+        (["x" * (4 * 1024 * 1024 + 1)], 1009),
+    ],
+)
+def test_broken_rules_have_their_close_code(here: Served, messages: list[str | bytes], code: int) -> None:
+    with dial(here) as socket:
+        for message in messages:
+            socket.send(message)
+        assert code_of(socket) == code
+
+
+def test_the_newest_frame_wins_and_what_is_dropped_is_told(here: Served, service: FakeService) -> None:
+    service.work.gate = threading.Event()
+    with dial(here) as socket:
+        say(socket, START, frame(0))
+        assert hear(socket)["type"] == "started"
+        wait_until(lambda: service.work.begun == 1)
+        say(socket, *(frame(seq) for seq in range(1, 11)))
+        wait_until(lambda: "dropped_frames_total 8.0" in httpx.get(f"{here.url}/metrics").text)
+        service.work.gate.set()
+        poses = [hear(socket) for _ in range(3)]
+        assert [pose["seq"] for pose in poses] == [0, 9, 10]
+        assert poses[-1]["dropped"] == 8
+
+
+def test_a_silent_stream_is_closed(served: Serve) -> None:
+    with served(FakeService(live_idle_s=0.1)) as here, dial(here) as socket:
+        assert code_of(socket) == 1001
+
+
+def test_one_stream_too_many_is_told_to_come_back_later(served: Serve) -> None:
+    with served(FakeService(live_streams=1)) as here, dial(here) as first:
+        say(first, START)
+        assert hear(first)["type"] == "started"
+        with dial(here) as second:
+            assert hear(second)["problem"]["status"] == 503
+            assert code_of(second) == 1013
+        say(first, frame(0))
+        assert hear(first)["type"] == "pose"
+
+
+def test_a_caller_who_vanishes_frees_its_place(here: Served, service: FakeService) -> None:
+    service.work.gate = threading.Event()
+    with dial(here) as socket:
+        say(socket, START, frame(0))
+        wait_until(lambda: service.work.begun == 1)
+        socket.socket.shutdown(2)
+        wait_until(lambda: service.streams == 0)
+    assert service.work.cancelled == 1
+
+
+def test_a_stream_needs_a_key_where_there_are_keys(served: Serve) -> None:
+    with served(FakeService(keys=("one",))) as here:
+        with pytest.raises(InvalidStatus) as refused:
+            dial(here)
+        assert refused.value.response.status_code == 401
+        with dial(here, additional_headers={"Authorization": "Bearer one"}) as socket:
+            say(socket, START)
+            assert hear(socket)["type"] == "started"
+
+
+def test_draining_says_goodbye_before_it_closes(served: Serve) -> None:
+    service = FakeService()
+    with served(service) as here, dial(here) as socket:
+        say(socket, START)
+        assert hear(socket)["type"] == "started"
+        started = time.monotonic()
+        here.stop()
+        told = hear(socket)
+        assert (told["type"], told["reason"]) == ("ended", "draining")
+        assert code_of(socket) == 1012
+        here.thread.join(5)
+        assert time.monotonic() - started < 3 and here.server.exit_code == 0

@@ -1,0 +1,183 @@
+"""Puts a run's averaged weights into the model store: weights, manifest and a card made from the same facts.
+
+`python -m training release RUN --name NAME --version N`. What it says comes from the run's recipe, its checkpoint and
+its log; the sources of the model that the run started from come from that model's own manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from service.errors import Unknown
+from service.networks import create, load_weights
+from service.store.manifest import PERMISSIVE, DataSource, Manifest, Role, Score, WeightsFile
+from service.store.store import Store, embedded_store
+
+from .recipe import read_recipe
+from .start import Arrays, weights_of
+
+# What the figures of a run's log mean, for those who compare them.
+PROTOCOLS: Mapping[str, str] = {
+    "pose": "labelled boxes, no flip test, OKS",
+    "person": "box overlap, input {side}",
+    "lift": "{frames} frames, synthetic cameras over the validation motion, mm",
+}
+JOINTS: Mapping[str, str] = {"pose": "coco17", "person": "", "lift": "h36m17"}
+# Sections of a recipe that say how the run went; the others have places of their own in a manifest.
+HOW = ("loop", "loss", "crops", "squares", "windows")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--version", type=int, required=True)
+    parser.add_argument("--store", type=Path, default=embedded_store())
+    parser.add_argument("--recipe", type=Path, help="instead of the run's own copy")
+    parser.add_argument("--half", action=BooleanOptionalAction, help="16-bit weights; by default all but the finder's")
+    parser.add_argument("--default", action="store_true", help="the model of its role when nobody names one")
+
+
+def release(arguments: Namespace) -> str:
+    """Adds the run to the store and returns the label of the new entry.
+
+    Raises:
+        ValueError: the run's network answers what the service does not read, or its weights do not fit the recipe.
+        OutOfRange: there is this version already.
+    """
+    path = arguments.recipe or arguments.run / "recipe.toml"
+    recipe, store = read_recipe(path), Store(arguments.store)
+    if recipe.get("loss", {}).get("kind") == "cross_entropy":
+        raise ValueError("a cross-entropy run answers logits, the service reads heatmaps: end it with a leg of `mse`")
+    state = torch.load(arguments.run / "latest.pt", map_location="cpu", weights_only=True)
+    arrays = weights_of(state["average"])
+    manifest = describe(recipe, state, last_figures(arguments.run / "log.jsonl"), store, arguments)
+    parameters = check(manifest, arrays)
+    half = recipe["kind"] != "person" if arguments.half is None else arguments.half
+    return store.add(manifest, arrays, card(manifest, recipe, parameters), half=half).label
+
+
+def describe(
+    recipe: Mapping[str, Any], state: Mapping[str, Any], figures: Mapping[str, float], store: Store, told: Namespace
+) -> Manifest:
+    """The manifest of a run; checksum and size are the store's business."""
+    role: Role = recipe["kind"]
+    options = {key: value for key, value in recipe["network"].items() if key != "name"}
+    protocol = PROTOCOLS[role].format(**{"side": recipe.get("input", {}).get("side"), **{"frames": None}, **options})
+    own = sources(recipe)
+    return Manifest(
+        name=told.name,
+        version=told.version,
+        role=role,
+        network=recipe["network"]["name"],
+        summary=recipe.get("summary", f"{recipe['network']['name']}, trained here by the recipe `{recipe['name']}`"),
+        weights=WeightsFile(
+            licence=recipe.get("licence", "Apache-2.0"),
+            restricted=recipe.get("restricted", any(source.licence not in PERMISSIVE for source in own)),
+        ),
+        options=options,
+        input={key: value for key, value in recipe.get("input", {}).items() if key != "side"},
+        data=(*inherited(recipe, store), *own),
+        training={
+            "recipe": recipe["name"],
+            "start": recipe.get("start", ""),
+            "seed": recipe.get("loop", {}).get("seed", 0),
+            "commit": commit(),
+            "steps": state["step"],
+            "items": state["items"],
+            "hours": round(state["seconds"] / 3600, 2),
+            **{key: recipe[key] for key in HOW if key in recipe},
+        },
+        scores=tuple(Score(protocol, name, round(value, 4)) for name, value in figures.items()),
+        joints=JOINTS[role],
+        default=told.default,
+    )
+
+
+def sources(recipe: Mapping[str, Any]) -> tuple[DataSource, ...]:
+    """What the run itself learned from: [[train]] and [[data]]."""
+    tables = [*recipe.get("train", []), *recipe.get("data", [])]
+    silent = [table for table in tables if not {"name", "licence", "terms"} <= set(table)]
+    if silent or not tables:
+        raise ValueError(f"the recipe must say `name`, `licence` and `terms` of its data, not so in {silent or 'any'}")
+    return tuple(DataSource(table["name"], table["licence"], table["terms"]) for table in tables)
+
+
+def inherited(recipe: Mapping[str, Any], store: Store) -> tuple[DataSource, ...]:
+    """The sources of the store's model that the recipe starts from."""
+    try:
+        return store.find(recipe["start"]).manifest.data
+    except (KeyError, Unknown):
+        return ()
+
+
+def last_figures(log: Path) -> dict[str, float]:
+    """The newest validation in a run's log, without its prefix."""
+    for line in reversed(log.read_text(encoding="utf-8").splitlines()):
+        figures = {key[4:]: float(value) for key, value in json.loads(line).items() if key.startswith("val_")}
+        if figures:
+            return figures
+    raise ValueError(f"{log} holds no validation: run the recipe with --hours 0 first")
+
+
+def check(manifest: Manifest, arrays: Arrays) -> int:
+    """Loads the weights as a service would; returns the number of parameters."""
+    module = create(manifest.network, **manifest.options)
+    load_weights(module, arrays, manifest.label)
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        raise ValueError(f"{manifest.label}: `{broken[0]}` holds values that are no numbers")
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def commit() -> str:
+    """The commit of the code, with a mark where files differ from it; `unknown` outside of a repository."""
+    here = Path(__file__).parent
+    asked = [["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain"]]
+    try:
+        head, changed = (subprocess.run(c, cwd=here, capture_output=True, text=True, check=True).stdout for c in asked)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.strip() + ("-changed" if changed.strip() else "")
+
+
+def card(manifest: Manifest, recipe: Mapping[str, Any], parameters: int) -> str:
+    """What a person should know before using the model, in Markdown; every line from the manifest or the recipe."""
+    told = manifest.training
+    scores = "".join(f"| {score.protocol} | {score.metric} | {score.value:g} |\n" for score in manifest.scores)
+    data = "".join(f"- {source.name} ({source.licence}): {source.terms}.\n" for source in manifest.data)
+    marked = (
+        "marked `restricted`: research photos or data without stated terms went into them"
+        if manifest.weights.restricted
+        else "not restricted by the data behind them"
+    )
+    start = f"Started from `{told['start']}`. " if told["start"] else "Started from nothing. "
+    limits = recipe.get("limits", "Not measured beyond the scores above.")
+    return f"""# {manifest.label}
+
+{manifest.summary}.
+
+- **Network**: `{manifest.network}`, {parameters:,} parameters, options {dict(manifest.options) or "none"}.
+- **Licence of the weights**: {manifest.weights.licence}, {marked}.
+- **Training**: {start}{told["items"]:,} items in {told["steps"]:,} steps, {told["hours"]:g} hours; recipe
+  `{told["recipe"]}`, seed {told["seed"]}, commit {told["commit"]}.
+
+## Learned from
+
+{data}
+## Scores
+
+| protocol | metric | value |
+| --- | --- | --- |
+{scores}
+## Limits
+
+{limits}
+"""
