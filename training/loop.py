@@ -200,14 +200,14 @@ class Run:
         keep = min(self.recipe.average, (1 + self.step) / (10 + self.step))
         for slow, fast in zip(self.average.parameters(), self.module.parameters(), strict=True):
             slow.lerp_(fast, 1 - keep)
-        for slow, fast in zip(self.average.buffers(), self.module.buffers(), strict=True):
-            if slow.is_floating_point():
-                slow.lerp_(fast, 1 - keep)
+        for mean, value in zip(self.average.buffers(), self.module.buffers(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - keep)
             else:
-                slow.copy_(fast)
+                mean.copy_(value)
 
     def _report(self, figures: dict[str, float]) -> None:
-        line = {"step": self.step, "items": self.items, **{k: round(v, 5) for k, v in figures.items()}}
+        line = {"step": self.step, "items": self.items, **{k: float(f"{v:.5g}") for k, v in figures.items()}}
         if self.skipped:
             line["skipped"] = self.skipped
         print("  ".join(f"{k} {v:g}" for k, v in line.items()), flush=True)

@@ -1,14 +1,24 @@
-"""Batch norms given back to a detector whose published weights have them folded in, so that it trains on. Torch only."""
+"""Batch norms given back to a detector whose published weights have them folded in, so that it trains on."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from service.networks.lite_hrnet import ConvNorm
+
+
+@dataclass(frozen=True)
+class NormRecipe:
+    """crops: how many norms are given back through. momentum: a batch's share in the running statistics."""
+
+    crops: int = 320
+    momentum: float = 0.1
+
 
 # Norms that are the identity but for their bias, as an importer leaves them.
 LEAST_CHANGE = 1e-6
@@ -50,7 +60,7 @@ def give_back_batch_norms(module: nn.Module, crops: Tensor, batch: int = 32) -> 
         _fold(pair)
     sums = [torch.zeros(3, pair.bn.num_features, dtype=torch.float64, device=crops.device) for pair in pairs]
     hooks = [pair.conv.register_forward_hook(_summing(total)) for pair, total in zip(pairs, sums, strict=True)]
-    for part in crops.split(batch):
+    for part in torch.split(crops, batch):
         given(part)
     for hook in hooks:
         hook.remove()
@@ -90,3 +100,10 @@ def _summing(total: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor],
         total[2] += (variance + mean.square()).sum(0)
 
     return hook
+
+
+def set_momentum(module: nn.Module, momentum: float) -> None:
+    """A batch's share in the running statistics, for every batch norm of the module."""
+    for each in module.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            each.momentum = momentum

@@ -194,7 +194,7 @@ def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
         module = started(recipe["network"], read_start(source, arguments.store), source)
     else:
         module = create(**recipe["network"])
-    run = Run(arguments.run, module.to(memory_format=torch.channels_last), loop, device)  # type: ignore[call-overload]
+    run = Run(arguments.run, module.to(memory_format=torch.channels_last), loop, device)
     if arguments.start_from:
         run.start_from(arguments.start_from)
     return run.fit(

@@ -27,12 +27,12 @@ from .data.ahead import Ahead
 from .data.crops import CropBatch, CropMaker, CropRecipe
 from .data.photos import LabelledPhoto, PhotoSet, PhotoSetRecipe, read_photos, read_picture
 from .loop import LoopRecipe, Losses, Run
-from .norms import folded, give_back_batch_norms
+from .norms import NormRecipe, folded, give_back_batch_norms, set_momentum
 from .recipe import section, sections
 from .scores import average_precision, pose_result
 from .start import attended, read_start, started
 
-NORM_CROPS = 320  # through which batch norms are given back
+LAST_BATCH = 2**62  # batches from here down have no step of their own; norms are given back through them
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Teacher:
     """The starting network with flip test, as a soft target that one pass should learn to give."""
 
     def __init__(self, network: nn.Module, framing: PoseFraming, device: torch.device) -> None:
-        self.network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.network = network.to(memory_format=torch.channels_last).to(device).eval().requires_grad_(False)
         self.order = torch.from_numpy(framing.order).to(device)
         self.shift = framing.flip_shift
 
@@ -88,7 +88,8 @@ class Teacher:
         back = self.network(crops.flip(3))[:, self.order].flip(3)
         columns = torch.arange(back.shape[3], device=back.device)
         columns[self.shift :] -= self.shift
-        return (heatmaps + back[..., columns]) / 2
+        merged: Tensor = (heatmaps + back[..., columns]) / 2
+        return merged
 
 
 class PoseTask:
@@ -172,19 +173,22 @@ def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
     task = PoseTask(recipe, read_sets(recipe, "validation", arguments.photos), device, arguments.bf16)
     sets = [photos for _, photos in read_sets(recipe, "train", arguments.photos)]
     maker = CropMaker(sets, section(recipe, "crops", CropRecipe), task.framing, loop.batch, loop.seed)
+    norms = section(recipe, "norms", NormRecipe)
     network, source = recipe["network"], arguments.start or recipe.get("start", "")
     if source:
         plain = started(network, read_start(source, arguments.store), source)
         if task.weights.distil:
             task.teacher = Teacher(started(network, read_start(source, arguments.store), source), task.framing, device)
-        if folded(plain):
-            first = [maker(2**40 + number).pixels for number in range(-(-NORM_CROPS // loop.batch))]
-            pixels = torch.from_numpy(np.concatenate(first)[:NORM_CROPS])
+        goes_on = arguments.start_from or (arguments.run / "latest.pt").exists()
+        if folded(plain) and not goes_on:
+            batches = range(LAST_BATCH, LAST_BATCH - -(-norms.crops // loop.batch), -1)
+            pixels = torch.from_numpy(np.concatenate([maker(number).pixels for number in batches])[: norms.crops])
             plain = give_back_batch_norms(plain.to(device), task.crops(pixels))
         module = attended(network, plain, source)
     else:
         module = create(network["name"], **{key: value for key, value in network.items() if key != "name"})
-    run = Run(arguments.run, module.to(memory_format=torch.channels_last), loop, device)  # type: ignore[call-overload]
+    set_momentum(module, norms.momentum)
+    run = Run(arguments.run, module.to(memory_format=torch.channels_last), loop, device)
     if arguments.start_from:
         run.start_from(arguments.start_from)
     return run.fit(

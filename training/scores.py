@@ -14,11 +14,12 @@ from pycocotools.cocoeval import COCOeval
 
 POSE_FIGURES = ("ap", "ap50", "ap75", "ap_medium", "ap_large", "ar")
 BOX_FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-LEAST_JOINT_SCORE = 0.2  # joints below do not count in a pose's score (HRNet's rescoring)
+LEAST_JOINT_SCORE = 0.2  # joints below do not count in a pose's score
 
 
 def pose_result(image_id: int, points: NDArray[np.float32], person_score: float = 1.0) -> dict[str, Any]:
-    """A pose in COCO's words: points (17, 3) in picture pixels; its score is the person's times the seen joints' mean."""
+    """A pose in COCO's words: points (17, 3) in picture pixels; its score is the person's times the seen joints' mean
+    (HRNet's rescoring)."""
     seen = points[:, 2][points[:, 2] > LEAST_JOINT_SCORE]
     triples = np.column_stack([points[:, :2], np.ones(len(points))]).ravel().tolist()
     score = person_score * float(seen.mean() if seen.size else 0)

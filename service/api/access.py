@@ -31,6 +31,8 @@ T = TypeVar("T")
 EXEMPT = frozenset({"/livez", "/readyz", "/metrics"})
 # For what has no deadline of its own (a clip is answered as it goes): still a number that any timer takes.
 NO_DEADLINE_S = 86400.0
+# The queue answers at the deadline itself, and counts it; this net is for what is not in a queue just then.
+NET_S = 0.05
 STOPPED = "the service stopped before this was done; its time to drain was up"
 
 
@@ -58,7 +60,7 @@ class Doors:
 
         Raises, with `work` cancelled:
             CallerLeft: the connection closed.
-            DeadlinePassed: at `deadline`.
+            DeadlinePassed: at `deadline`, or NET_S after it.
             NotReady: the drain's time was up (`give_up`).
         """
         loop = asyncio.get_running_loop()
@@ -68,7 +70,7 @@ class Doors:
         self._running.add(task)
         try:
             await asyncio.wait(
-                {task, left}, timeout=max(0.0, deadline - loop.time()), return_when=asyncio.FIRST_COMPLETED
+                {task, left}, timeout=deadline + NET_S - loop.time(), return_when=asyncio.FIRST_COMPLETED
             )
             if task.done():
                 if task.cancelled():
@@ -146,7 +148,11 @@ def begin_call(connection: HTTPConnection, klass: Class, default_ms: float | Non
         OutOfRange: Request-Timeout-Ms is no whole number of milliseconds from 1 to the limit.
     """
     service: Service = connection.app.state.service
-    connection.app.state.doors.admit(service)
+    try:
+        connection.app.state.doors.admit(service)
+    except NotReady:
+        service.metrics.shed_total.labels(NotReady.__name__).inc()
+        raise
     settings = service.settings
     name, limit = "Request-Timeout-Ms", [1, settings.max_deadline_ms]
     text = connection.headers.get(name)

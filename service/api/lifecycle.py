@@ -98,9 +98,8 @@ class Server(uvicorn.Server):
         if self._stopping:
             end_at_once(128 + sig)
         self._stopping = True
-        self._turn_away()
-
-    def _turn_away(self) -> None:
+        if self._service.state != "ready":  # there are no models yet that could serve on
+            self._doors.closing.set()
         self._service.state, self._service.reason = "draining", "the service is stopping"
         self._service.metrics.ready.set(0)
 

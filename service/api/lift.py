@@ -40,6 +40,7 @@ MAX_BODY_BYTES = 64 * MEGABYTE
 # Parsing so much takes about a millisecond; what is larger is parsed in the pool.
 _PARSED_AT_ONCE = 64 * 1024
 _ANSWERED_AT_ONCE = 1000  # frames
+_FAR_S = 1e10  # a clock in seconds since 1970 is well below
 _BLOCK, _MARGIN = 512, 64  # frames; at the highest rate the margin is still six widths of the smoothing window
 _MSGPACK = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
 _JSON = ("", "application/json", "application/x-www-form-urlencoded")  # the last is what curl -d says of everything
@@ -175,16 +176,12 @@ def _read_times(value: object, people: list[Array]) -> NDArray[np.float64]:
     count = len(people[0])
     if len(frames) > 1:
         raise OutOfRange("with `times` all `people` must have the same number of frames", field="people", limit=count)
-    try:
-        times = np.asarray(value)
-    except ValueError:
-        times = np.empty(0, object)
-    if times.dtype.kind not in "fiu" or times.shape != (count,):
+    if not isinstance(value, list) or len(value) != count or not {type(time) for time in value} <= {int, float}:
         message = f"`times` must be one number of seconds for each of the {count} frames"
         raise OutOfRange(message, field="times", limit=count)
-    times = times.astype(np.float64)
+    times = np.array([min(max(time, -_FAR_S), _FAR_S) for time in value], np.float64)
     # Under a microsecond apart, frames have no time of their own.
-    if not np.isfinite(times).all() or (np.diff(times) < 1e-6).any() or np.abs(times).max() > 1e9:
+    if not np.isfinite(times).all() or (np.diff(times) < 1e-6).any() or np.abs(times).max() >= _FAR_S:
         raise OutOfRange("`times` must be finite and rise from frame to frame", field="times", limit="rising")
     return times
 

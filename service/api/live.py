@@ -15,7 +15,7 @@ import msgpack
 import orjson
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from service.errors import Busy, OutOfRange, ServiceError, TooLarge
+from service.errors import Busy, OutOfRange, QueueFull, ServiceError, TooLarge
 from service.geometry.skeletons import skeleton_named
 from service.people import Array
 from service.pipelines.call import Call, Class
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from service.assembly import Service
 
 JSON, MSGPACK = "poselift.v1.json", "poselift.v1.msgpack"
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+MAX_MESSAGE_BYTES = 1024 * 1024  # parsed on the loop, which it may hold for some milliseconds
 INBOX_FRAMES = 2  # one being computed, and the newest two behind it
 OUTBOX_POSES = 8  # for a reader that pauses; one that is slow for good must see what is new
 SEND_STALL_S = 10.0  # a reader that takes nothing for so long is gone
@@ -72,6 +72,8 @@ async def live_keypoints(socket: WebSocket) -> None:
         call = begin_call(socket, Class.LIVE)
         service.open_stream()
     except ServiceError as error:
+        if isinstance(error, QueueFull):
+            service.metrics.shed_total.labels(type(error).__name__).inc()
         await stream.say(stream.problem(error))
         code = DRAINING if doors.closing.is_set() else FULL if isinstance(error, Busy) else RULES_BROKEN
         await stream.close(_Close(code, str(error)))
@@ -263,7 +265,8 @@ class _Stream:
             self._service.metrics.live_frame_age_seconds.observe(age_s)
             people = [lifted_fields(person) for person in pose.people]
             self._answered += 1
-            self._put({"type": "pose", "seq": pose.seq, "time": pose.time, "people": people, "age_ms": 1000 * age_s})
+            age_ms = round(1000 * age_s, 2)
+            self._put({"type": "pose", "seq": pose.seq, "time": pose.time, "people": people, "age_ms": age_ms})
 
     def _drop(self) -> None:
         self._dropped += 1

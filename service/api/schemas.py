@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -299,11 +301,8 @@ def read_points(value: object, joints: int, name: str) -> Array:
     """
     if not isinstance(value, list) or not value:
         raise OutOfRange(f"`{name}` must be a list of one frame or more; got {_shown(value)}", field=name, limit=1)
-    try:
-        given = np.asarray(value)
-    except (ValueError, OverflowError):
-        given = np.empty(0, object)
-    if given.dtype.kind not in "fiu":  # nulls, ragged lists, or what is no number
+    given = _as_numbers(value)
+    if given is None:  # nulls, ragged lists, or what is no number
         given = _read_each(value, joints, name)
     elif not (finite := np.isfinite(given)).all():
         at = "".join(f"[{index}]" for index in np.argwhere(~finite)[0])
@@ -324,11 +323,21 @@ def read_points(value: object, joints: int, name: str) -> Array:
     return points
 
 
+def _as_numbers(value: list[Any]) -> NDArray[np.float64] | None:
+    """Three levels of lists of numbers as an array; None if there is anything else in them."""
+    try:
+        # Looked at first: NumPy would read "1" and true as numbers.
+        kinds = set(map(type, chain.from_iterable(chain.from_iterable(value))))
+        return np.asarray(value, np.float64) if kinds <= {int, float} else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
 def _size(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "a number"
 
 
-def _read_each(frames: list[Any], joints: int, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _read_each(frames: list[Any], joints: int, name: str) -> NDArray[np.float64]:
     """The slow way, number by number, which knows nulls and says where something is wrong."""
     rows: list[list[float]] = []
     width = 0

@@ -99,7 +99,7 @@ async def spooled_upload(
     handle, name = await asyncio.to_thread(tempfile.mkstemp, prefix="poselift-")
     path = Path(name)
     try:
-        with os.fdopen(handle, "wb", buffering=0) as file:
+        with os.fdopen(handle, "wb") as file:
             sink = OnDisk(file)
             options = await _read(request, sink, part, ("video/", "image/gif"), limit_bytes, wait_until)
             await sink.flush()

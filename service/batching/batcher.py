@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from service.engines.engine import Engine, Row
-from service.errors import DeadlinePassed, EngineFailed, NotReady, ServiceError
+from service.errors import Busy, DeadlinePassed, EngineFailed, NotReady, ServiceError
 from service.metrics import Metrics
 
 from .policy import Class, Limits, Line, Waiting
@@ -40,7 +40,7 @@ class Ticket:
 
 
 class Batcher:
-    """The queue of one engine. `changed` is told of every new row; the scheduler takes batches with `take` and `run`."""
+    """The queue of one engine. `changed` hears of every new row; the scheduler takes batches and delivers."""
 
     def __init__(self, engine: Engine, limits: Limits, metrics: Metrics, changed: asyncio.Event) -> None:
         self.engine = engine
@@ -89,13 +89,14 @@ class Batcher:
             self._queue_rows.set(self.line.rows)
 
     def _admit(self, rows: Sequence[Row], caller: str, deadline: float, now: float) -> None:
-        if not self._open:
-            raise NotReady("the service takes no new work: it is stopping", retry_after_s=1.0)
         if deadline <= now:
+            self._metrics.expired_total.inc()
             raise DeadlinePassed("the deadline had passed before the work was queued")
         try:
+            if not self._open:
+                raise NotReady("the service takes no new work: it is stopping", retry_after_s=1.0)
             self.line.admit(sum(row.cost for row in rows), caller, self.rows_per_s)
-        except ServiceError as error:
+        except Busy as error:
             self._metrics.shed_total.labels(type(error).__name__).inc()
             raise
 
@@ -109,25 +110,29 @@ class Batcher:
         batch, late = self.line.take(now)
         for waiting in late:
             self._expire(waiting.owner[0])
+        self._queue_rows.set(self.line.rows)
+        return batch
+
+    def begin(self, batch: Sequence[Waiting], now: float) -> None:
+        """Notes how long each row waited for the device, which takes the batch now."""
         wait = self._metrics.queue_wait_seconds.labels(self.engine.role)
         for waiting in batch:
             ticket: Ticket = waiting.owner[0]
             ticket.queued_s = max(ticket.queued_s, now - waiting.arrived)
             wait.observe(now - waiting.arrived)
-        self._queue_rows.set(self.line.rows)
-        return batch
 
     def deliver(self, batch: Sequence[Waiting], results: Sequence[Any], seconds: float) -> None:
         """Answers everyone in the batch. `results` holds an answer or an exception a row, in order."""
         role, rows = self.engine.role, sum(waiting.cost for waiting in batch)
         self._metrics.batch_rows.labels(role).observe(rows)
         self._metrics.batch_duration_seconds.labels(role).observe(seconds)
-        self._metrics.rows_total.labels(role).inc(len(batch))
         rate = rows / max(seconds, 1e-6)
         self.rows_per_s = rate if self.rows_per_s is None else 0.8 * self.rows_per_s + 0.2 * rate
         for waiting, result in zip(batch, results, strict=True):
             if isinstance(result, BaseException):
                 self._metrics.failed_rows_total.labels(role, type(result).__name__).inc()
+            else:
+                self._metrics.rows_total.labels(role).inc()
             ticket, index = waiting.owner
             ticket.settle(index, result)
 
@@ -135,18 +140,25 @@ class Batcher:
         """Lets nobody else in; who waits is still served."""
         self._open = False
 
+    def refuse(self, rows: Sequence[Waiting]) -> None:
+        """Answers with NotReady: these rows will not be computed."""
+        for waiting in rows:
+            ticket, index = waiting.owner
+            ticket.settle(index, NotReady("the device stopped before this was computed", retry_after_s=1.0))
+
     def refuse_everybody(self) -> None:
         """Answers all who still wait with NotReady."""
-        for waiting in self.line.empty():
-            ticket, index = waiting.owner
-            ticket.settle(index, NotReady("the service stopped before this was computed", retry_after_s=1.0))
+        self.refuse(self.line.empty())
 
 
 def run_batch(engine: Engine, rows: Sequence[Any], prepared: Any = None) -> list[Any]:
     """Runs rows on the device's thread, one result or exception each. A batch that breaks is halved until only the
     row that breaks it fails."""
     try:
-        return engine.run(prepared if prepared is not None else engine.prepare(rows))
+        answers = engine.run(prepared if prepared is not None else engine.prepare(rows))
+        if len(answers) != len(rows):
+            raise EngineFailed(f"{engine.label} gave {len(answers)} answers to {len(rows)} rows")
+        return answers
     except Exception as error:
         if len(rows) == 1:
             failed = error if isinstance(error, ServiceError) else EngineFailed(f"{engine.label}: {error!r}")

@@ -38,7 +38,7 @@ class Limits:
 
 @dataclass(eq=False)
 class Waiting:
-    """One row in line. `gone` is set when its caller left; it is dropped when a batch is formed."""
+    """One row in line; `gone` once it is out of it, taken into a batch or left by its caller."""
 
     row: Any
     cost: int
@@ -91,10 +91,15 @@ class Line:
         self._count(waiting, waiting.cost)
 
     def leave(self, waiting: Waiting) -> None:
-        """Takes a row out of the count at once; its place in line is dropped when a batch is formed."""
-        if not waiting.gone:
-            waiting.gone = True
-            self._count(waiting, -waiting.cost)
+        """Takes a row out of the line, where it still is there: its pixels must not be kept for nobody."""
+        if waiting.gone:
+            return
+        waiting.gone = True
+        turns = self._turns[waiting.klass]
+        turns[waiting.caller].remove(waiting)
+        if not turns[waiting.caller]:
+            del turns[waiting.caller]
+        self._count(waiting, -waiting.cost)
 
     def urgency(self, now: float) -> float:
         """Of the most urgent row; 0 when nobody waits."""
@@ -110,8 +115,9 @@ class Line:
             # A single row dearer than the whole budget runs alone rather than never.
             if head.deadline > now and head.cost > room and batch:
                 break
-            self._pop(klass)
             self.leave(head)
+            if head.caller in self._turns[klass]:
+                self._turns[klass].move_to_end(head.caller)
             if head.deadline <= now:
                 late.append(head)
                 continue
@@ -123,36 +129,14 @@ class Line:
 
     def empty(self) -> list[Waiting]:
         """Takes everybody out."""
-        everybody = [w for turns in self._turns.values() for line in turns.values() for w in line if not w.gone]
+        everybody = [waiting for turns in self._turns.values() for line in turns.values() for waiting in line]
         for waiting in everybody:
             self.leave(waiting)
-        for turns in self._turns.values():
-            turns.clear()
         return everybody
 
     def _heads(self) -> list[tuple[Class, Waiting]]:
-        """Who is next in each class, after dropping those who left."""
-        heads = []
-        for klass, turns in self._turns.items():
-            while turns:
-                caller, line = next(iter(turns.items()))
-                while line and line[0].gone:
-                    line.popleft()
-                if line:
-                    heads.append((klass, line[0]))
-                    break
-                del turns[caller]
-        return heads
-
-    def _pop(self, klass: Class) -> None:
-        """Removes the head of a class; its caller goes to the end of the turns."""
-        turns = self._turns[klass]
-        caller, line = next(iter(turns.items()))
-        line.popleft()
-        if line:
-            turns.move_to_end(caller)
-        else:
-            del turns[caller]
+        """Who is next in each class."""
+        return [(klass, next(iter(turns.values()))[0]) for klass, turns in self._turns.items() if turns]
 
     def _count(self, waiting: Waiting, cost: int) -> None:
         self.rows += cost

@@ -18,6 +18,8 @@ from .policy import Limits, Waiting
 
 log = logging.getLogger(__name__)
 
+RESTART_S = 0.1  # between a fault of the loop and its next beginning
+
 Batch = tuple[Batcher, list[Waiting], Prepared | None]
 
 
@@ -25,7 +27,8 @@ class Scheduler:
     """Keeps one device busy.
 
     An idle device takes what is queued at once; while it works, arrivals gather. Only a batch that is full already is
-    framed while another runs: framing a part of one early would close it to those who are about to come.
+    framed while another runs, and only where it is the most urgent: framing a part of one early would close it to those
+    who are about to come, and a queue that is never empty would be served for ever.
     """
 
     def __init__(self, device: Device, metrics: Metrics, queue_rows: int, share: float, window_s: float = 0.0) -> None:
@@ -55,42 +58,55 @@ class Scheduler:
                 await self._work()
             except Exception:
                 log.exception("the scheduler of %s broke and starts again", self.device.name)
+                await asyncio.sleep(RESTART_S)
 
     async def _work(self) -> None:
         try:
             while True:
-                batch = self._ahead or await self._next()
-                self._ahead = None
-                running = asyncio.create_task(self._run(*batch))
-                try:
-                    await self._prepare_ahead(running)
-                    await running
-                finally:
-                    running.cancel()  # does nothing to one that has ended
+                await self._serve(*(self._ahead or await self._next()))
         finally:
             if self._ahead:
                 batcher, waiting, _ = self._ahead
-                batcher.deliver(waiting, [EngineFailed("the service stopped")] * len(waiting), 0.0)
+                batcher.refuse(waiting)
                 self._ahead = None
+
+    async def _serve(self, batcher: Batcher, waiting: list[Waiting], prepared: Prepared | None) -> None:
+        """Runs one batch, and gets the next ready meanwhile."""
+        self._ahead = None
+        # While the batch was framed, some of its callers may have left, or their time have passed.
+        wanted = [each for each in waiting if not each.owner[0].answer.done()]
+        if not wanted:
+            return
+        self._running = True
+        running = asyncio.create_task(self._run(batcher, wanted, prepared if wanted == waiting else None))
+        try:
+            await self._prepare_ahead(running)
+            await running
+        except BaseException:  # the end, or a fault of ours; a task that has not begun could not answer by itself
+            running.cancel()
+            batcher.refuse(wanted)
+            raise
+        finally:
+            self._running = False
 
     async def _next(self) -> Batch:
         """Waits for the most urgent batch."""
         while True:
             if self._window_s and any(b.line.rows for b in self.batchers):
                 await asyncio.sleep(self._window_s)  # for those who prefer fuller batches to early answers
-            if batch := self._take(full=False):
+            if batch := self._take():
                 return batch
             self._changed.clear()
             await self._changed.wait()
 
-    def _take(self, *, full: bool) -> Batch | None:
+    def _take(self, *, full: bool = False) -> Batch | None:
+        """The most urgent batch; with `full`, only if its queue fills one."""
         now = asyncio.get_running_loop().time()
-        ready = [b for b in self.batchers if b.line.rows >= (b.line.limits.budget if full else 1)]
-        while ready:
-            batcher = max(ready, key=lambda each: each.line.urgency(now))
+        for batcher in sorted(self.batchers, key=lambda each: -each.line.urgency(now)):
+            if full and batcher.line.rows < batcher.line.limits.budget:
+                return None
             if batch := batcher.take(now):
                 return batcher, batch, None
-            ready.remove(batcher)
         return None
 
     async def _prepare_ahead(self, running: asyncio.Task[None]) -> None:
@@ -107,25 +123,22 @@ class Scheduler:
                 return
             self._changed.clear()
             change = asyncio.create_task(self._changed.wait())
-            await asyncio.wait([running, change], return_when=asyncio.FIRST_COMPLETED)
-            change.cancel()
+            try:
+                await asyncio.wait([running, change], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                change.cancel()
 
     async def _run(self, batcher: Batcher, waiting: list[Waiting], prepared: Prepared | None) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
+        batcher.begin(waiting, started)
         rows = [each.row for each in waiting]
         results: Sequence[object]
-        self._running = True
         try:
             results = await self.device.run(run_batch, batcher.engine, rows, prepared)
-        except asyncio.CancelledError:
-            batcher.deliver(waiting, [EngineFailed("the service stopped")] * len(rows), loop.time() - started)
-            raise
         except Exception as error:
             log.exception("a batch of %s broke", batcher.engine.label)
             results = [EngineFailed(repr(error)) for _ in rows]
-        finally:
-            self._running = False
         batcher.deliver(waiting, results, loop.time() - started)
 
     @property
@@ -153,4 +166,4 @@ class Scheduler:
             with suppress(asyncio.CancelledError):
                 await self._task
         self._framing.shutdown(wait=False, cancel_futures=True)
-        self.device.close()
+        await asyncio.to_thread(self.device.close)  # waits for a running batch, without the loop

@@ -100,8 +100,6 @@ class Engine:
         outputs = self._in_parts(inputs)
         finite = np.ones(len(inputs), bool)
         for output in outputs:
-            if len(output) != len(inputs):
-                raise EngineFailed(f"{self.label} answered {len(output)} rows to {len(inputs)}")
             finite &= np.isfinite(output.reshape(len(output), -1)).all(1)
         if finite.all():
             return self.framing.answers(outputs, rows)
@@ -121,7 +119,11 @@ class Engine:
             padded = part
             if len(part) < size:
                 padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            parts.append([output[: len(part)] for output in self._infer(padded)])
+            outputs = self._infer(padded)
+            for output in outputs:
+                if len(output) != size:
+                    raise EngineFailed(f"{self.label} answered {len(output)} rows to {size}")
+            parts.append([output[: len(part)] for output in outputs])
         return parts[0] if len(parts) == 1 else [np.concatenate(each) for each in zip(*parts, strict=True)]
 
     def _without_the_bad(
@@ -131,7 +133,7 @@ class Engine:
         of_row = np.repeat(np.arange(len(rows)), [row.cost for row in rows])
         good = np.ones(len(rows), bool)
         np.logical_and.at(good, of_row, finite)
-        answers: list[Any] = [NotFinite(f"{self.label} answered with a value that is not finite")] * len(rows)
+        answers: list[Any] = [NotFinite(f"{self.label} answered with a value that is not finite") for _ in rows]
         kept = [int(index) for index in np.nonzero(good)[0]]
         if kept:
             clean = [output[good[of_row]] for output in outputs]

@@ -14,8 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.geometry.boxes import clip, from_corners, suppress
-from service.geometry.crops import Crop, cells_to_input, crop_of_box, cut, letterbox, to_picture
-from service.geometry.heatmaps import decode_argmax, decode_dark, decode_quarter, merge_mirrored
+from service.geometry.crops import (
+    TRANSFORMS,
+    Crop,
+    Transform,
+    cells_to_input,
+    crop_of_box,
+    cut,
+    letterbox,
+    to_picture,
+    udp_stride,
+)
+from service.geometry.heatmaps import decode_argmax, decode_dark, decode_quarter, decode_udp, merge_mirrored
 from service.geometry.skeletons import SKELETONS, mirror_order
 
 Array = NDArray[np.float32]
@@ -107,23 +117,35 @@ class FinderFraming:
 
 
 class PoseFraming:
-    """Top-down heatmap detectors: a crop a person; the preset says size, padding and how peaks are read."""
+    """Top-down heatmap detectors: a crop a person; the preset says size, padding and how peaks are read.
+
+    Published networks bring a `transform` of their own, see `crop_of_box`; without one it is `centre`.
+    """
 
     def __init__(self, preset: Mapping[str, Any]) -> None:
         self.width, self.height = int(preset["width"]), int(preset["height"])
         self.padding = float(preset["padding"])
-        self.stride = float(preset["stride"])
+        self.transform: Transform = preset.get("transform", "centre")
+        if self.transform not in TRANSFORMS:
+            raise ValueError(f"`transform` must be one of {', '.join(TRANSFORMS)}, got {self.transform!r}")
+        stride = float(preset["stride"])
+        self.stride = udp_stride(self.width, self.height, stride) if self.transform == "udp" else stride
         self.shift = (float(preset["shift"][0]), float(preset["shift"][1]))
         self.flip_shift = int(preset["flip_shift"])
         decode, blur = preset["decode"], int(preset.get("blur", 3))
-        decoders = {"dark": lambda h: decode_dark(h, blur), "quarter": decode_quarter, "argmax": decode_argmax}
+        decoders = {
+            "dark": lambda h: decode_dark(h, blur),
+            "quarter": decode_quarter,
+            "argmax": decode_argmax,
+            "udp": lambda h: decode_udp(h, blur),
+        }
         if decode not in decoders:
             raise ValueError(f"`decode` must be one of {', '.join(decoders)}, got {decode!r}")
         self.decode = decoders[decode]
         self.order = mirror_order(SKELETONS["coco17"])
 
     def crop(self, row: CropRow) -> Crop:
-        return crop_of_box(row.box, self.width, self.height, self.padding)
+        return crop_of_box(row.box, self.width, self.height, self.padding, transform=self.transform)
 
     def inputs(self, rows: Sequence[CropRow]) -> Pixels:
         crops = []
@@ -168,6 +190,55 @@ class LiftFraming:
         """(frames, 17, 3) a row: metres relative to joint 0 for a person of 1.70 m stature."""
         poses = outputs[0] - outputs[0][:, :, :1]
         return list(poses.astype(np.float32, copy=False))
+
+
+class PublishedLiftFraming:
+    """PoseFormer's and VideoPose3D's: places in the picture alone, and a pose for a window's centre frame alone.
+
+    A joint that is unknown has no form in their input: it is put where it was in the frames around, and one that the
+    window never has in the middle of the others.
+    """
+
+    def __init__(self, frames: int) -> None:
+        self.frames = frames
+
+    def inputs(self, rows: Sequence[WindowRow]) -> Array:
+        return np.stack([published_channels(row.points, row.size) for row in rows])
+
+    def example(self) -> Array:
+        return np.zeros((1, self.frames, 17, 2), np.float32)
+
+    def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[WindowRow]) -> list[Array]:
+        """(frames, 17, 3) a row: metres relative to joint 0 in the centre frame, NaN in the others."""
+        answers = np.full((len(rows), self.frames, 17, 3), np.nan, np.float32)
+        answers[:, self.frames // 2] = outputs[0][:, 0]
+        # They learned the other joints against a true joint 0; what they answer for it is noise.
+        answers[:, self.frames // 2, 0] = 0
+        return list(answers)
+
+
+def published_channels(points: Array, size: tuple[int, int]) -> Array:
+    """A window as VideoPose3D normalises it: u = 2x / w - 1, v = 2y / w - h / w, both over the picture's width.
+
+    Args:
+        points: (frames, 17, 3) pixels and score; an unknown joint has NaN for x and y.
+        size: width and height of the picture in pixels.
+
+    Returns:
+        (frames, 17, 2) float32.
+    """
+    width, height = size
+    places = points[..., :2] * np.float32(2 / width) - np.array([1, height / width], np.float32)
+    known = np.isfinite(places).all(-1)
+    if not known.all():
+        places, time = places.copy(), np.arange(len(places))
+        for joint in np.flatnonzero(known.any(0) & ~known.all(0)):
+            seen = known[:, joint]
+            for axis in range(2):
+                places[~seen, joint, axis] = np.interp(time[~seen], time[seen], places[seen, joint, axis])
+        never = ~known.any(0)
+        places[:, never] = places[:, ~never].mean(1, keepdims=True) if not never.all() else 0
+    return places.astype(np.float32, copy=False)
 
 
 def window_channels(points: Array, sizes: Array, given: NDArray[np.bool_]) -> Array:

@@ -6,6 +6,8 @@ OpenVINO is an optional extra (`poselift[cpu]`); where it is missing, torch runs
 from __future__ import annotations
 
 import importlib.util
+import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,11 +34,8 @@ def openvino_infer(
         threads: CPU threads of one run.
         precision: f32 or bf16.
     """
-    import openvino
-
-    module = module.eval().requires_grad_(False)
-    with torch.no_grad():
-        converted = openvino.convert_model(module, example_input=torch.from_numpy(example), share_weights=True)
+    openvino = _openvino()
+    converted = _converted(openvino, module.eval().requires_grad_(False), torch.from_numpy(example))
     core = openvino.Core()
     hints = {
         "INFERENCE_NUM_THREADS": threads,
@@ -57,3 +56,32 @@ def openvino_infer(
         return [np.array(output.data) for output in request.output_tensors]
 
     return infer
+
+
+def _openvino() -> Any:
+    """OpenVINO without its telemetry: by default it reports every conversion to Google Analytics, from forked children
+    of the process that wait 3 s each where there is no network. It does without the package where that is missing."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None is Python's mark of a missing one
+    import openvino
+
+    return openvino
+
+
+def _converted(openvino: Any, module: nn.Module, example: torch.Tensor) -> Any:
+    """The module as an OpenVINO model.
+
+    It is traced as a function, once and by one thread: left to itself, `convert_model` traces every submodule as one of
+    its own, and then all again to check, which took lite-hrnet 7 s instead of 2.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # OpenVINO's way in is the old one; what the networks ask about their input's sides holds for all batches.
+            warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
+            warnings.filterwarnings("ignore", message="Converting a tensor to a Python boolean")
+            trace: Any = torch.jit.trace
+            traced = trace(lambda inputs: module(inputs), example, check_trace=False)
+            return openvino.convert_model(traced, example_input=example)
+    finally:
+        torch.set_num_threads(threads)

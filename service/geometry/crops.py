@@ -8,12 +8,16 @@ takes the half pixel off and puts it back. Knows no networks; strides and shifts
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Picture = NDArray[np.uint8]
+# How a box becomes a crop: ours, or a published network's own arithmetic.
+Transform = Literal["centre", "official", "alphapose", "udp"]
+TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
 
 # A picture that a crop shrinks to under this is first halved, until it is not: a bilinear warp reads 2x2 pixels
 # whatever the scale, and skips the others. Both figures are those that the public detector's AP was measured with.
@@ -29,17 +33,32 @@ class Crop:
 
     matrix: (2, 3) float64, picture pixels to input pixels, both from the corner.
     width, height: of the input in pixels.
+    half: what is added to the numbers of points before the matrix, and taken off after its inverse. 0.5 for published
+    arithmetic, which takes the numbers of boxes and labels, written from the corner, for positions of pixel centres;
+    its networks learned to answer in those numbers.
     """
 
     matrix: NDArray[np.float64]
     width: int
     height: int
+    half: float = 0.0
 
 
-def crop_of_box(box: ArrayLike, width: int, height: int, padding: float = 1.25, rotation: float = 0.0) -> Crop:
+def crop_of_box(
+    box: ArrayLike,
+    width: int,
+    height: int,
+    padding: float = 1.25,
+    rotation: float = 0.0,
+    transform: Transform = "centre",
+) -> Crop:
     """The crop around a box: grown about its middle to the input's aspect, then by `padding`.
 
-    HRNet's arithmetic (centre, scale, rotation), with one scale for both axes.
+    HRNet's arithmetic (centre, scale, rotation). The transforms differ by parts of a pixel, which AP notices:
+    `centre` puts the box's middle in the input's; `official` (HRNet, MMPose) counts both from pixel centres, which
+    puts it half an input pixel further; `alphapose` does so with a box one pixel smaller, its last pixel being
+    x + width - 1; `udp` (Huang et al., CVPR 2020) measures in intervals between pixel centres, of which an input of n
+    pixels has n - 1, and so has a scale for each axis.
 
     Args:
         box: (4,) x, y, width, height in picture pixels. A side under one pixel counts as one.
@@ -48,12 +67,19 @@ def crop_of_box(box: ArrayLike, width: int, height: int, padding: float = 1.25, 
         rotation: degrees by which the picture turns counter-clockwise on screen, for training.
     """
     x, y, box_width, box_height = np.asarray(box, np.float64)
+    if transform == "alphapose":
+        box_width, box_height = box_width - 1, box_height - 1
     wide = max(box_width, box_height * width / height, 1.0) * padding
-    scale, angle = width / wide, np.radians(rotation)
-    turn = scale * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    middle = np.array([x + box_width / 2, y + box_height / 2])
-    shift = np.array([width / 2, height / 2]) - turn @ middle
-    return Crop(np.column_stack([turn, shift]), width, height)
+    tall = wide * height / width
+    angle = np.radians(rotation)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    size = np.array([width, height], np.float64)
+    scale = (size - 1) / [wide, tall] if transform == "udp" else np.full(2, width / wide)
+    turn = scale[:, None] * turn
+    half = 0.0 if transform == "centre" else 0.5
+    middle = np.array([x + box_width / 2, y + box_height / 2]) + half
+    target = size / 2 + (half if transform in ("official", "alphapose") else 0.0)
+    return Crop(np.column_stack([turn, target - turn @ middle]), width, height, half)
 
 
 def cut(picture: Picture, crop: Crop) -> Picture:
@@ -91,36 +117,44 @@ def cut(picture: Picture, crop: Crop) -> Picture:
 def to_picture(points: ArrayLike, crop: Crop) -> NDArray[np.float32]:
     """Points (..., 2 or more) whose first two numbers are x, y in input pixels, in picture pixels; the rest stays."""
     given = np.asarray(points, np.float64)
-    return np.concatenate([_back(given[..., :2], crop), given[..., 2:]], axis=-1).astype(np.float32)
+    return np.concatenate([_back(given[..., :2], crop) - crop.half, given[..., 2:]], axis=-1).astype(np.float32)
 
 
 def to_input(points: ArrayLike, crop: Crop) -> NDArray[np.float32]:
     """Points (..., 2 or more) whose first two numbers are x, y in picture pixels, in input pixels; the rest stays."""
     given = np.asarray(points, np.float64)
-    moved = given[..., :2] @ crop.matrix[:, :2].T + crop.matrix[:, 2]
+    moved = (given[..., :2] + crop.half) @ crop.matrix[:, :2].T + crop.matrix[:, 2]
     return np.concatenate([moved, given[..., 2:]], axis=-1).astype(np.float32)
 
 
 def cells_to_input(
-    positions: ArrayLike, stride: float = 4.0, shift: tuple[float, float] = (0.0, 0.0)
+    positions: ArrayLike, stride: float | tuple[float, float] = 4.0, shift: tuple[float, float] = (0.0, 0.0)
 ) -> NDArray[np.float32]:
     """Heatmap cells to input pixels: `cell * stride - shift` counted from pixel centres, then from the corner.
 
     Args:
         positions: (..., 2), (x, y) in cells from the centre of the top-left one.
+        stride: input pixels between two cells' centres, for both axes or each; see `udp_stride`.
         shift: pixels that the network answers too far right and down; a preset's figure. HRNet (0, 0), the public
             PP-TinyPose (0.5, 0.1), fitted on labels read as counting from pixel centres; both with stride 4.
     """
     half = np.subtract(0.5, shift)
-    return (np.asarray(positions, np.float64) * stride + half).astype(np.float32)
+    return (np.asarray(positions, np.float64) * np.asarray(stride) + half).astype(np.float32)
 
 
 def input_to_cells(
-    points: ArrayLike, stride: float = 4.0, shift: tuple[float, float] = (0.0, 0.0)
+    points: ArrayLike, stride: float | tuple[float, float] = 4.0, shift: tuple[float, float] = (0.0, 0.0)
 ) -> NDArray[np.float32]:
     """Input pixels to heatmap cells, where a training target has its centre: the inverse of `cells_to_input`."""
     half = np.subtract(0.5, shift)
-    return ((np.asarray(points, np.float64) - half) / stride).astype(np.float32)
+    return ((np.asarray(points, np.float64) - half) / np.asarray(stride)).astype(np.float32)
+
+
+def udp_stride(width: int, height: int, stride: float = 4.0) -> tuple[float, float]:
+    """Input pixels between two cells' centres by UDP: the first and last cells' centres are the input's first and last
+    pixels' (191 / 47 and 255 / 63 for 192 x 256)."""
+    across, along = ((side - 1) / (side / stride - 1) for side in (width, height))
+    return across, along
 
 
 def letterbox(picture: Picture, side: int) -> tuple[Picture, tuple[float, float]]:

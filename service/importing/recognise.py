@@ -7,35 +7,45 @@ entry needs of it.
 from __future__ import annotations
 
 import hashlib
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from service.errors import Unreadable
-from service.store.manifest import DataSource
+from service.errors import SettingWrong, Unreadable
+from service.store.manifest import PERMISSIVE, DataSource, Score
 
+from .checkpoints import Checkpoint, read_checkpoint
 from .graphs import read_rtmdet, read_tinypose
 
 UNKNOWN_ORIGIN = "unknown: not one of the published files"
+# Height x width, as published; the weights of an HRNet are the same at every size, so the file cannot tell.
+SIZES = {"256x192": (192, 256), "384x288": (288, 384)}
+# Preprocessing and decoding of the HRNets: neither can the file tell AlphaPose's from the official, nor UDP's.
+POSE_PRESETS = ("official", "alphapose", "mmpose", "mmpose-udp")
 
 
 @dataclass(frozen=True)
 class Converted:
     """A foreign file in our terms."""
 
-    role: str  # person, pose
+    role: str  # person, pose, lift
     network: str  # for `networks.create`, with `options`
     options: dict[str, object]
     arrays: dict[str, np.ndarray]  # by the names of the network's weights; float32, counters int64
-    width: int  # of the input that the weights were trained at, in pixels
+    width: int  # of the input that the weights were trained at, in pixels; 0 for a lifter
     height: int
+    preset: str  # of preprocessing and decoding, a key of `entry.PRESETS`
     file: str  # the name of the file that held the weights
     sha256: str  # of that file
     origin: str  # who made the weights and where they lay
     licence: str  # of the weights, as their publisher states it; "" where the file is not a known one
-    data: tuple[DataSource, ...]  # what they learned from; empty likewise
+    restricted: bool  # learned from data that only research may use
+    data: tuple[DataSource, ...]  # what they learned from; empty where the file is not a known one
+    scores: tuple[Score, ...]  # as their publisher states them; empty likewise
     changes: str  # what the conversion changed
 
 
@@ -43,41 +53,85 @@ class Converted:
 class _Kind:
     """One kind of file that can be imported."""
 
-    suffix: str
-    weights_suffix: str  # of the file that holds the weights
+    suffixes: tuple[str, ...]
+    weights_suffix: str  # of the file beside it that holds the weights; "" where it is the file itself
     what: str
-    read: Callable[[Path], dict[str, np.ndarray]]
-    role: str
-    network: str
-    width: int
-    height: int
-    changes: str
+    read: Callable[[Path], Checkpoint]
+
+
+def _tinypose(path: Path) -> Checkpoint:
+    changes = "weights renamed; each folded convolution given a batch norm that adds its bias; argmax left out"
+    return Checkpoint("pose", "lite-hrnet", read_tinypose(path), "lite-hrnet", changes, size=(192, 256))
+
+
+def _rtmdet(path: Path) -> Checkpoint:
+    return Checkpoint("person", "rtmdet-nano", read_rtmdet(path), "rtmdet-nano", "weights renamed", size=(320, 320))
 
 
 KINDS = (
+    _Kind((".xml",), ".bin", "PP-TinyPose as OpenVINO IR (.xml, its .bin beside it)", _tinypose),
+    _Kind((".onnx",), "", "RTMDet-nano as ONNX (.onnx)", _rtmdet),
     _Kind(
-        suffix=".xml",
-        weights_suffix=".bin",
-        what="PP-TinyPose as OpenVINO IR (.xml, its .bin beside it)",
-        read=read_tinypose,
-        role="pose",
-        network="lite-hrnet",
-        width=192,
-        height=256,
-        changes="weights renamed; each folded convolution given a batch norm that adds its bias; argmax left out",
-    ),
-    _Kind(
-        suffix=".onnx",
-        weights_suffix=".onnx",
-        what="RTMDet-nano as ONNX (.onnx)",
-        read=read_rtmdet,
-        role="person",
-        network="rtmdet-nano",
-        width=320,
-        height=320,
-        changes="weights renamed",
+        (".pth", ".pt", ".bin", ".tar", ".pkl"),
+        "",
+        "HRNet, PoseFormer or VideoPose3D as torch saved it (.pth, .pt, .bin, .tar, .pkl)",
+        read_checkpoint,
     ),
 )
+
+
+@dataclass(frozen=True)
+class PublicFile:
+    """Weights that lie on the public internet: a row of `public.toml`.
+
+    sha256: the first digits of the file's digest, as its name has them; "" where its publisher tells none.
+    """
+
+    name: str
+    address: str
+    sha256: str
+    preset: str
+    size: str  # a key of SIZES; "" for a lifter
+    made_by: str
+    licence: str
+    restricted: bool
+    data: tuple[DataSource, ...]
+    scores: tuple[Score, ...]
+
+    @property
+    def file(self) -> str:
+        return self.address.rsplit("/", 1)[1]
+
+    @property
+    def permissive(self) -> bool:
+        """Whether they may be fetched without a further word."""
+        return self.licence in PERMISSIVE and not self.restricted
+
+
+@cache
+def public_files() -> tuple[PublicFile, ...]:
+    """The rows of `public.toml`, in its order."""
+    text = Path(__file__).with_name("public.toml").read_text(encoding="utf-8")
+    table = tomllib.loads(text)
+    sources = {name: DataSource(**source) for name, source in table["data"].items()}
+    rows = []
+    for row in table["files"]:
+        scores = tuple(Score(row["protocol"], metric, float(value)) for metric, value in row["scores"].items())
+        rows.append(
+            PublicFile(
+                name=row["name"],
+                address=row["address"],
+                sha256=row.get("sha256", ""),
+                preset=row["preset"],
+                size=row.get("size", ""),
+                made_by=row["made_by"],
+                licence=row["licence"],
+                restricted=row["restricted"],
+                data=tuple(sources[name] for name in row["data"]),
+                scores=scores,
+            )
+        )
+    return tuple(rows)
 
 
 @dataclass(frozen=True)
@@ -85,6 +139,8 @@ class _Origin:
     made_by: str
     licence: str
     data: tuple[DataSource, ...]
+    restricted: bool = False
+    scores: tuple[Score, ...] = ()
 
 
 COCO = DataSource("COCO train2017", "CC-BY-4.0", "annotations; photos under Flickr's terms")
@@ -105,34 +161,78 @@ ORIGINS = {
 }
 
 
-def convert(path: Path) -> Converted:
+def convert(path: Path, preset: str | None = None, size: str | None = None, row: PublicFile | None = None) -> Converted:
     """Reads a foreign file.
 
+    Args:
+        preset: of POSE_PRESETS, for an HRNet; by default what its published file, its form or its name says.
+        size: of SIZES, likewise.
+        row: the public file that it is, where that is known already.
+
     Raises:
-        Unreadable: there is no such file, it is of no kind that is read, or its graph is not the one expected.
-        SettingWrong: a package that reads it is not installed.
+        Unreadable: there is no such file, it is of no kind that is read, its content is not the one expected, or
+            nothing that could be served.
+        SettingWrong: a package that reads it is not installed, or an option that its network does not have.
     """
-    kind = next((kind for kind in KINDS if kind.suffix == path.suffix.lower()), None)
+    kind = next((kind for kind in KINDS if path.suffix.lower() in kind.suffixes), None)
     if kind is None:
         readable = "; ".join(each.what for each in KINDS)
         raise Unreadable(f"{path.name} is of no kind that can be imported. Read are: {readable}")
     if not path.is_file():
         raise Unreadable(f"there is no file {path}")
-    arrays = kind.read(path)
-    weights = path.with_suffix(kind.weights_suffix) if kind.suffix != kind.weights_suffix else path
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    origin = ORIGINS.get(digest, _Origin(UNKNOWN_ORIGIN, "", ()))
+    read = kind.read(path)
+    if read.role == "start":
+        raise Unreadable(
+            f"{path.name} is the backbone of an {read.network} without a pose head: a training can start from it,"
+            " but it finds no keypoints"
+        )
+    weights = path.with_suffix(kind.weights_suffix) if kind.weights_suffix else path
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    row = row or next((each for each in public_files() if each.sha256 and digest.startswith(each.sha256)), None)
+    origin = _origin(row, digest, read)
+    read_preset, (width, height) = _told(read, weights.name, preset, size, row)
     return Converted(
-        role=kind.role,
-        network=kind.network,
-        options={},
-        arrays=arrays,
-        width=kind.width,
-        height=kind.height,
+        role=read.role,
+        network=read.network,
+        options=read.options,
+        arrays=read.arrays,
+        width=width,
+        height=height,
+        preset=read_preset,
         file=weights.name,
         sha256=digest,
         origin=origin.made_by,
         licence=origin.licence,
+        restricted=origin.restricted,
         data=origin.data,
-        changes=kind.changes,
+        scores=origin.scores,
+        changes=read.changes,
     )
+
+
+def _origin(row: PublicFile | None, digest: str, read: Checkpoint) -> _Origin:
+    if row is not None:
+        return _Origin(f"{row.made_by}; {row.address}", row.licence, row.data, row.restricted, row.scores)
+    # Every lifter of these forms that was ever published learned from Human3.6M.
+    return ORIGINS.get(digest, _Origin(UNKNOWN_ORIGIN, "", (), restricted=read.role == "lift"))
+
+
+def _told(
+    read: Checkpoint, name: str, preset: str | None, size: str | None, row: PublicFile | None
+) -> tuple[str, tuple[int, int]]:
+    """Preset and input size: as asked, else by the published row, else by the file's form and name."""
+    if read.preset not in POSE_PRESETS:
+        if preset is not None or size is not None:
+            raise SettingWrong(f"`--preset` and `--size` are for HRNets, {name} holds a {read.network}", field="preset")
+        return read.preset, read.size or (0, 0)
+    for field, value, known in (("preset", preset, POSE_PRESETS), ("size", size, tuple(SIZES))):
+        if value is not None and value not in known:
+            raise SettingWrong(f"`--{field}` must be one of {', '.join(known)}, got {value!r}", field=field)
+    if preset is None:
+        preset = row.preset if row is not None else read.preset
+        if row is None and preset == "mmpose" and "udp" in name.lower():
+            preset = "mmpose-udp"
+    if size is None:
+        size = row.size if row is not None else next((each for each in SIZES if each in name), "256x192")
+    return preset, SIZES[size]

@@ -44,12 +44,19 @@ def _lifter(**options: object) -> nn.Module:
     return create_lifter(**options)
 
 
+def _videopose3d(**options: object) -> nn.Module:
+    from .temporal_convolutions import create_temporal_convolutions
+
+    return create_temporal_convolutions(**options)
+
+
 BUILDERS: Mapping[str, Callable[..., nn.Module]] = {
     "hrnet-w32": _hrnet(32),
     "hrnet-w48": _hrnet(48),
     "lite-hrnet": _lite_hrnet,
     "rtmdet-nano": _rtmdet_nano,
     "lifter": _lifter,
+    "videopose3d": _videopose3d,
 }
 
 

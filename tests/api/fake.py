@@ -58,7 +58,8 @@ def person(box: Array) -> Person:
     points[0] = np.nan, np.nan, 0
     joints = np.full((17, 3), 0.123456, np.float32)
     joints[10] = np.nan
-    return Person(0, Box(*map(float, box), 0.9), Keypoints(points), Joints3D(joints, None, Scale()))
+    x, y, width, height = map(float, box)
+    return Person(0, Box(x, y, width, height, 0.9), Keypoints(points), Joints3D(joints, None, Scale()))
 
 
 class FakePhoto:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import httpx
@@ -16,6 +17,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from service import errors
+from service.api import live
+from service.api.live import MAX_MESSAGE_BYTES
 
 from .conftest import Served, wait_until
 from .fake import FakeService
@@ -36,8 +39,11 @@ def here(service: FakeService, served: Serve) -> Iterator[Served]:
         yield running
 
 
-def dial(here: Served, **more: Any) -> ClientConnection:
-    return connect(f"ws://127.0.0.1:{here.port}/v1/live/keypoints", open_timeout=5, close_timeout=2, proxy=None, **more)
+def dial(here: Served, **more: Any) -> AbstractContextManager[ClientConnection]:
+    dialled: AbstractContextManager[ClientConnection] = connect(
+        f"ws://127.0.0.1:{here.port}/v1/live/keypoints", open_timeout=5, close_timeout=2, proxy=None, **more
+    )
+    return dialled
 
 
 def say(socket: ClientConnection, *messages: dict[str, Any]) -> None:
@@ -145,7 +151,7 @@ def test_a_wrong_start_may_be_corrected(here: Served) -> None:
         ([json.dumps(START), json.dumps(START)], 1008),
         ([json.dumps(START), json.dumps({"type": "dance"})], 1008),
         ([b"\xc1"], 1007),
-        (["x" * (4 * 1024 * 1024 + 1)], 1009),
+        (["x" * (MAX_MESSAGE_BYTES + 1)], 1009),
     ],
 )
 def test_broken_rules_have_their_close_code(here: Served, messages: list[str | bytes], code: int) -> None:
@@ -167,6 +173,29 @@ def test_the_newest_frame_wins_and_what_is_dropped_is_told(here: Served, service
         poses = [hear(socket) for _ in range(3)]
         assert [pose["seq"] for pose in poses] == [0, 9, 10]
         assert poses[-1]["dropped"] == 8
+
+
+def test_a_reader_that_stops_reading_is_let_go(
+    here: Served, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "SEND_STALL_S", 0.2)
+    monkeypatch.setattr(live, "GOODBYE_S", 0.1)
+    everybody = json.dumps([[[1, 2]] * 17] * 100)
+
+    def send_without_end(socket: ClientConnection) -> None:
+        with suppress(ConnectionClosed):
+            for seq in itertools.count():
+                socket.send(f'{{"type": "frame", "seq": {seq}, "people": {everybody}}}')
+
+    with dial(here, max_queue=1) as socket:
+        say(socket, START)
+        sender = threading.Thread(target=send_without_end, args=(socket,))
+        sender.start()
+        wait_until(lambda: service.streams == 1)
+        wait_until(lambda: service.streams == 0, within_s=10)
+        socket.socket.shutdown(2)
+        sender.join(5)
+        assert not sender.is_alive()
 
 
 def test_a_silent_stream_is_closed(served: Serve) -> None:

@@ -26,7 +26,7 @@ class Ahead:
 
     def __call__(self, number: int) -> Any:
         if not self._workers:
-            return default_convert(self._make(number))
+            return default_convert(self._make(number))  # type: ignore[no-untyped-call]
         if number != self._next:
             self._batches = iter(self._loader(number))
         self._next = number + 1

@@ -1,4 +1,4 @@
-"""Training crops for the detector: people cut out, turned, mirrored, covered, coloured, and the heatmaps they should get.
+"""Training crops for the detector: people cut out, turned, mirrored, covered, coloured, and their heatmaps.
 
 Joints travel with the pixels through `service.geometry.crops`, in frames that begin at the corner; heatmap centres are
 the inverse of the decoding. All of it numpy and OpenCV; a batch depends on the seed and its number alone.
@@ -65,7 +65,7 @@ class CropBatch(NamedTuple, Generic[Values]):
 class CropMaker:
     """Makes the batch of a number: `maker(number)`.
 
-    sets: people without a pose are left out. framing: the network's crop and decoding. mirror order is its `order`.
+    sets: people without a pose are left out. framing: the network's crop and decoding.
     """
 
     def __init__(
@@ -82,7 +82,8 @@ class CropMaker:
     def __call__(self, number: int) -> CropBatch[NDArray[Any]]:
         rng = np.random.default_rng([self.seed, number])
         chosen = rng.choice(len(self.people), self.batch, p=self._chance)
-        crops = [self._crop(*self.people[index], rng) for index in chosen]
+        people = [self.people[index] for index in chosen]
+        crops = [self._crop(photo, person, rng) for photo, person in people]
         pixels, joints = np.stack([pixels for pixels, _ in crops]), np.stack([joints for _, joints in crops])
         framing = self.framing
         cells = input_to_cells(joints[..., :2], framing.stride, framing.shift)
@@ -129,7 +130,9 @@ def half_body(person: LabelledPerson, rng: Generator) -> Array:
 
 def mirrored(pixels: Picture, joints: Array, order: NDArray[np.intp]) -> tuple[Picture, Array]:
     """Crop and joints seen in a mirror: x from the corner becomes width - x, left joints are right ones."""
-    return pixels[:, ::-1], joints[order] * np.float32([-1, 1, 1]) + np.float32([pixels.shape[1], 0, 0])
+    moved = joints[order]
+    moved[:, 0] = pixels.shape[1] - moved[:, 0]
+    return pixels[:, ::-1], moved
 
 
 def covered(pixels: Picture, joints: Array, rng: Generator) -> Picture:

@@ -3,9 +3,9 @@
 Pixels are those of the file as it lies there (its orientation tag is ignored, as COCO's labels do), counted from the
 corner, labels taken as they are written. Knows no network and no crop.
 
-What is read beyond COCO's fields: `scores` of the joints (labels made by models: the chance that the joint is right),
-`ignore_pose` (the box alone counts), `uncertain` (maybe a person), and of a photo `boxes_complete` (false: it has people
-without a box).
+What is read beyond COCO's fields: `scores` of the joints (labelled by models: the chance that it is right),
+`ignore_pose` (the box alone counts), `uncertain` (maybe a person), and of a photo `boxes_complete` (false: some of its
+people have no box).
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ MOST_SOURCE_PX = 1280  # larger photos are halved first: the square is smaller t
 
 @dataclass(frozen=True)
 class SquareRecipe:
-    """sides: of the square in pixels, one drawn a batch. zoom: the part of the photo's sides that is seen, its least and
-    its most (over 1: grey around). nobody: share of pictures without people. colour, grey: as for crops."""
+    """sides: of the square in pixels, one drawn a batch. zoom: the part of the photo's sides that is seen, least and
+    most (over 1: grey around). nobody: share of pictures without people. colour, grey: as for crops."""
 
     sides: tuple[int, ...] = (320,)
     zoom: tuple[float, float] = (0.5, 1.6)
@@ -43,7 +43,7 @@ class SquareRecipe:
 
 
 class SquareBatch(NamedTuple, Generic[Values]):
-    """pixels (n, side, side, 3) uint8 RGB; boxes (n, most, 4) corners; kinds (n, most): 1 person, -1 ignored, 0 none."""
+    """pixels (n, side, side, 3) uint8 RGB; boxes (n, most, 4); kinds (n, most): 1 person, -1 ignored, 0 none."""
 
     pixels: Values
     boxes: Values
@@ -67,12 +67,12 @@ class SquareMaker:
         side = int(rng.choice(self.recipe.sides))
         chosen = [self.photos[index] for index in rng.choice(len(self.photos), self.batch, p=self._chance)]
         for place in np.nonzero(rng.random(self.batch) < self.recipe.nobody * bool(self.empty))[0]:
-            chosen[place] = self.empty[rng.integers(len(self.empty))]
+            chosen[int(place)] = self.empty[rng.integers(len(self.empty))]
         made = [self._square(photo, side, rng) for photo in chosen]
         most = max(1, *(len(kinds) for *_, kinds in made))
         boxes, kinds = np.zeros((self.batch, most, 4), np.float32), np.zeros((self.batch, most), np.int64)
-        for place, (_, some, kind) in enumerate(made):
-            boxes[place, : len(some)], kinds[place, : len(kind)] = some, kind
+        for row, (_, some, kind) in enumerate(made):
+            boxes[row, : len(some)], kinds[row, : len(kind)] = some, kind
         return SquareBatch(np.stack([pixels for pixels, *_ in made]), boxes, kinds)
 
     def _square(self, photo: LabelledPhoto, side: int, rng: Generator) -> tuple[Picture, Array, NDArray[np.int64]]:
@@ -83,7 +83,7 @@ class SquareMaker:
         while max(picture.shape[:2]) > MOST_SOURCE_PX:
             tall, wide = picture.shape[:2]
             picture = cv2.resize(picture, (wide // 2, tall // 2), interpolation=cv2.INTER_AREA).astype(np.uint8)
-            boxes = boxes * np.tile(np.float32([wide // 2 / wide, tall // 2 / tall]), 2)
+            boxes = boxes * np.tile(np.array([wide // 2 / wide, tall // 2 / tall], np.float32), 2)
         picture, boxes, kinds = _zoomed(picture, boxes, kinds, float(np.exp(rng.uniform(*np.log(recipe.zoom)))), rng)
         if rng.random() < recipe.mirrored:
             wide = picture.shape[1]
@@ -93,7 +93,7 @@ class SquareMaker:
             )
         picture = recoloured(np.ascontiguousarray(picture), rng, recipe.colour, recipe.grey)
         square, scale = letterbox(picture, side)
-        return square, boxes * np.tile(np.float32(scale), 2), kinds
+        return square, boxes * np.tile(np.array(scale, np.float32), 2), kinds
 
 
 def _zoomed(

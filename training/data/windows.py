@@ -7,6 +7,7 @@ one camera cannot see absolute size.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +92,7 @@ class WindowMaker:
             bodies[swap] = _exchange(bodies[swap], self._bodies(len(swap), rng))
         bodies = _reproportion(bodies, rng)
         mirrored = rng.random(count) < 0.5
-        bodies[mirrored] = bodies[mirrored][:, :, MIRROR] * np.float32([-1, 1, 1])
+        bodies[mirrored] = bodies[mirrored][:, :, MIRROR] * np.array([-1, 1, 1], np.float32)
         bodies = bodies * (STATURE / _stature(bodies))[:, None, None, None]
         tilt = np.nonzero(rng.random(count) < recipe.tilted)[0]
         if len(tilt):
@@ -116,7 +117,8 @@ class WindowMaker:
         part = (at - below).astype(np.float32)[..., None, None]
         below += motion.starts[which][:, None]
         above = np.minimum(below + 1, (motion.starts[which + 1] - 1)[:, None])
-        return motion.joints[below] * (1 - part) + motion.joints[above] * part
+        bodies: Array = motion.joints[below] * (1 - part) + motion.joints[above] * part
+        return bodies
 
 
 def _exchange(bodies: Array, others: Array) -> Array:
@@ -124,7 +126,7 @@ def _exchange(bodies: Array, others: Array) -> Array:
 
     def heading(joints: Array) -> Array:
         across = joints[..., 4, :2] - joints[..., 1, :2]
-        return np.arctan2(across[..., 1], across[..., 0])
+        return np.asarray(np.arctan2(across[..., 1], across[..., 0]), np.float32)
 
     turn = heading(bodies) - heading(others)  # (n, frames)
     cos, sin = np.cos(turn)[..., None], np.sin(turn)[..., None]
@@ -141,8 +143,9 @@ def _reproportion(bodies: Array, rng: Generator) -> Array:
     for bones, spread in BONES:
         factors[:, bones] = np.exp(rng.normal(0, spread, (count, 1)))
     child = rng.random(count) < 0.1
-    factors[np.ix_(child, [9, 10])] *= 1.3
-    factors[np.ix_(child, [2, 3, 5, 6])] *= 0.9
+    larger, shorter = [9, 10], [2, 3, 5, 6]  # heads and legs
+    factors[:, larger] *= np.where(child, 1.3, 1)[:, None]
+    factors[:, shorter] *= np.where(child, 0.9, 1)[:, None]
     out = bodies.copy()
     for joint in range(1, 17):
         parent = PARENTS[joint]
@@ -155,14 +158,11 @@ def _stature(bodies: Array) -> Array:
     """(n,) standing heights: interface.md's sum of legs, trunk, head and what lies below the ankles."""
 
     def length(*chain: int) -> Array:
-        bones = [
-            np.linalg.norm(bodies[..., a, :] - bodies[..., b, :], axis=-1)
-            for a, b in zip(chain, chain[1:], strict=False)
-        ]
-        total: Array = np.sum(bones, 0).mean(-1)
-        return total
+        bones = [np.linalg.norm(bodies[..., a, :] - bodies[..., b, :], axis=-1) for a, b in itertools.pairwise(chain)]
+        mean: Array = np.sum(bones, 0).mean(-1)
+        return mean
 
-    return (length(1, 2, 3) + length(4, 5, 6)) / 2 + length(0, 7, 8, 9, 10) + ANKLE_HEIGHT_M
+    return np.asarray((length(1, 2, 3) + length(4, 5, 6)) / 2 + length(0, 7, 8, 9, 10) + ANKLE_HEIGHT_M, np.float32)
 
 
 def _rotations(axes: NDArray[np.float64], angles: NDArray[np.float64]) -> Array:
@@ -186,7 +186,7 @@ def _film(bodies: Array, rng: Generator, recipe: WindowRecipe) -> tuple[Array, A
     radius = np.linalg.norm(flat - middle[:, None], axis=-1).max(1)
     # Mostly the whole person fits into the shorter side.
     fits = radius * (1.15 * focal / (sizes.min(-1) / 2) + 0.3)
-    distance = np.maximum(np.exp(rng.uniform(*np.log(recipe.distance), count)), fits)
+    distance = np.maximum(np.exp(rng.uniform(np.log(recipe.distance[0]), np.log(recipe.distance[1]), count)), fits)
     close = rng.random(count) < recipe.cut
     distance = np.where(close, rng.uniform(0.35, 0.9, count) * fits, distance)
     distance = np.maximum(distance, radius + 0.4)
@@ -218,12 +218,13 @@ def _film(bodies: Array, rng: Generator, recipe: WindowRecipe) -> tuple[Array, A
 
 
 def _project(joints: Array, sizes: Array, focal: Array) -> Array:
-    return joints[..., :2] / joints[..., 2:] * focal[:, None, None, None] + sizes[:, None, None] / 2
+    places = joints[..., :2] / joints[..., 2:] * focal[:, None, None, None] + sizes[:, None, None] / 2
+    return np.asarray(places, np.float32)
 
 
 def _detect(in_camera: Array, sizes: Array, focal: Array, rng: Generator, recipe: WindowRecipe) -> Windows:
     """What a detector would say: made joints, its errors, unknown limbs."""
-    count, frames = in_camera.shape[:2]
+    count, frames = len(in_camera), in_camera.shape[1]
     made = rng.random(count) < recipe.made
     seen = in_camera
     if made.any():
@@ -244,25 +245,25 @@ def _detect(in_camera: Array, sizes: Array, focal: Array, rng: Generator, recipe
     outside = ((places < 0) | (places >= sizes[:, None, None])).any(-1)
     unknown |= outside & (rng.random((count, 1, 1)) < 0.5)
     places[unknown] = np.nan
-    _make_middle_joints(places, scores, made)
+    places[made], scores[made] = _make_middle_joints(places[made], scores[made])
     points = np.concatenate([places, np.where(np.isnan(places[..., :1]), 0, scores[..., None])], -1)
     targets = in_camera - in_camera[:, :, :1]
     return Windows(points.astype(np.float32), sizes, ~made, targets.astype(np.float32))
 
 
-def _make_middle_joints(places: Array, scores: Array, made: NDArray[np.bool_]) -> None:
-    """Replaces 0, 7, 8 and 10 by what `to_h36m17` would make of the others (in place, on the windows `made`)."""
-    p, s = places[made], scores[made]
+def _make_middle_joints(places: Array, scores: Array) -> tuple[Array, Array]:
+    """Copies with 0, 7, 8 and 10 as `to_h36m17` would make them of the others. places (n, frames, 17, 2)."""
+    p, s = places.copy(), scores.copy()
     p[:, :, 0], s[:, :, 0] = (p[:, :, 1] + p[:, :, 4]) / 2, np.minimum(s[:, :, 1], s[:, :, 4])
     p[:, :, 8], s[:, :, 8] = (p[:, :, 11] + p[:, :, 14]) / 2, np.minimum(s[:, :, 11], s[:, :, 14])
     p[:, :, 7], s[:, :, 7] = (p[:, :, 0] + p[:, :, 8]) / 2, np.minimum(s[:, :, 0], s[:, :, 8])
     p[:, :, 10], s[:, :, 10] = 2 * p[:, :, 9] - p[:, :, 8], np.minimum(s[:, :, 9], s[:, :, 8])
-    places[made], scores[made] = p, s
+    return p, s
 
 
 def _jitter(places: Array, rng: Generator) -> tuple[Array, Array]:
     """Errors that wander and errors that flicker, swaps of left and right, misses with a low score."""
-    count, frames = places.shape[:2]
+    count, frames = len(places), places.shape[1]
     extent = np.ptp(places, axis=2)  # (n, frames, 2)
     size = np.sqrt(np.maximum(extent, 4).prod(-1)).mean(1)[:, None, None, None]
     severity = rng.gamma(2.0, 0.5, (count, 1, 1, 1))  # mean 1: easy and hard clips

@@ -1,0 +1,182 @@
+"""What other programs read and write: a recording to files by a format's name, and keypoint files to arrays.
+
+The one door to this folder; each format lives in the file of its name. Knows no pipelines and no HTTP.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+
+from service.errors import OutOfRange, UnknownKind, Unreadable
+
+from . import alphapose, bvh, c3d, coco, openpose, table, trc
+from .detections import KeypointFile
+from .recording import RecordedPerson, Recording, World
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "KeypointFile",
+    "RecordedPerson",
+    "Recording",
+    "World",
+    "files",
+    "read_keypoints",
+    "write",
+]
+
+File = tuple[str, Iterable[bytes]]  # its name, and its content piece by piece
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format that recordings are written in.
+
+    suffix and media_type: of one file. holds: "all" people and frames, "person": one person a file, "frame": one frame.
+    files: all files of a recording, named after `stem`.
+    """
+
+    name: str
+    suffix: str
+    media_type: str
+    holds: str
+    files: Callable[[Recording, str], Iterator[File]]
+
+
+def _whole(suffix: str, chunks: Callable[[Recording], Iterable[bytes]]) -> Callable[[Recording, str], Iterator[File]]:
+    def files(recording: Recording, stem: str) -> Iterator[File]:
+        yield stem + suffix, chunks(recording)
+
+    return files
+
+
+def _each(
+    suffix: str, chunks: Callable[[Recording, RecordedPerson, str], Iterable[bytes]]
+) -> Callable[[Recording, str], Iterator[File]]:
+    def files(recording: Recording, stem: str) -> Iterator[File]:
+        for person in recording.people:
+            name = f"{stem}_person{person.id}{suffix}"
+            yield name, chunks(recording, person, name)
+
+    return files
+
+
+def _bvh_files(recording: Recording, stem: str) -> Iterator[File]:
+    for person in recording.people:
+        # A person who was never lifted has no skeleton; asked for alone, the writer says so.
+        if len(recording.people) == 1 or np.isfinite(person.joints).all(axis=-1).any():
+            yield f"{stem}_person{person.id}.bvh", bvh.chunks(recording, person)
+
+
+def _npz_chunks(recording: Recording) -> Iterator[bytes]:
+    file = BytesIO()
+    table.write_npz(recording, file)
+    yield file.getvalue()
+
+
+def _openpose_files(recording: Recording, stem: str) -> Iterator[File]:
+    for name, content in openpose.files(recording, stem):
+        yield name, [content]
+
+
+FORMATS: dict[str, Format] = {
+    each.name: each
+    for each in (
+        Format("csv", ".csv", "text/csv", "all", _whole(".csv", table.csv_chunks)),
+        Format("npz", ".npz", "application/octet-stream", "all", _whole(".npz", _npz_chunks)),
+        Format("coco", ".json", "application/json", "all", _whole(".json", coco.chunks)),
+        Format("alphapose", ".json", "application/json", "all", _whole(".json", alphapose.chunks)),
+        Format("openpose", ".json", "application/json", "frame", _openpose_files),
+        Format("trc", ".trc", "text/plain", "person", _each(".trc", trc.chunks)),
+        Format("c3d", ".c3d", "application/octet-stream", "person", _each(".c3d", lambda r, p, _: c3d.chunks(r, p))),
+        Format("bvh", ".bvh", "text/plain", "person", _bvh_files),
+    )
+}
+
+
+def files(recording: Recording, name: str, stem: str, person: int | None = None) -> Iterator[File]:
+    """The files of a recording in that format, of that person alone if one is given: names and content in pieces.
+
+    Raises:
+        OutOfRange: an unknown format or person.
+    """
+    if name not in FORMATS:
+        known = list(FORMATS)
+        raise OutOfRange(f"`format` must be one of {', '.join(known)}; got {name!r}", field="format", limit=known)
+    return FORMATS[name].files(recording if person is None else recording.of(person), stem)
+
+
+def write(recording: Recording, name: str, stem: str, file: BinaryIO, person: int | None = None) -> tuple[str, str]:
+    """Writes one file: the format's own where that holds everybody or a person is given, else a zip of all its files.
+
+    Returns:
+        The file's name and its media type.
+
+    Raises:
+        OutOfRange: an unknown format or person.
+    """
+    parts = files(recording, name, stem, person)
+    form = FORMATS[name]
+    if form.holds == "all" or (form.holds == "person" and person is not None):
+        file_name, content = next(parts)
+        for chunk in content:
+            file.write(chunk)
+        return file_name, form.media_type
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file_name, content in parts:
+            with archive.open(file_name, "w", force_zip64=True) as entry:
+                for chunk in content:
+                    entry.write(chunk)
+    return f"{stem}_{name}.zip", "application/zip"
+
+
+def read_keypoints(path: Path) -> KeypointFile:
+    """Keypoints over frames from COCO, AlphaPose or OpenPose JSON, told apart by what they hold.
+
+    Args:
+        path: a JSON file, or OpenPose's folder (or a zip of it) with one file a frame.
+
+    Raises:
+        UnknownKind: JSON of another kind. Unreadable: not JSON, or not what its kind says.
+    """
+    if path.is_dir() or zipfile.is_zipfile(path):
+        folder = path if path.is_dir() else zipfile.Path(path)
+        members = sorted((each for each in folder.iterdir() if each.name.endswith(".json")), key=lambda each: each.name)
+        contents = [(each.name, _parsed(each.read_bytes(), each.name)) for each in members]
+        wrong = [name for name, content in contents if not _is_openpose(content)]
+        if wrong or not contents:
+            what = wrong[0] if wrong else "no .json file is there"
+            raise UnknownKind(f"`file` {path.name} must hold OpenPose's JSON, one file a frame: {what}", field="file")
+        return openpose.read(contents)
+    content = _parsed(path.read_bytes(), path.name)
+    if _is_openpose(content):
+        return openpose.read([(path.name, content)])
+    if isinstance(content, dict) and _are_objects(content.get("annotations")):
+        return coco.read(content)
+    if _are_objects(content):
+        named = any(isinstance(entry.get("image_id"), str) for entry in content)
+        return alphapose.read(content) if named else coco.read(content)
+    raise UnknownKind(f"`file` {path.name} is JSON, but not of COCO, AlphaPose or OpenPose", field="file")
+
+
+def _parsed(body: bytes, name: str) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Unreadable(f"`file` {name} is not JSON: {error}", field="file") from error
+
+
+def _are_objects(content: Any) -> bool:
+    return isinstance(content, list) and all(isinstance(entry, dict) for entry in content)
+
+
+def _is_openpose(content: Any) -> bool:
+    return isinstance(content, dict) and _are_objects(content.get("people"))

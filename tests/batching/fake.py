@@ -1,0 +1,164 @@
+"""A network that doubles numbers on a real engine, and stops, breaks or lies as a test says; and queues before it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+
+from service.batching.batcher import Batcher
+from service.batching.policy import Class
+from service.batching.scheduler import Scheduler
+from service.engines.device import Device
+from service.engines.engine import Engine
+from service.metrics import Metrics
+
+PATIENCE_S = 10.0  # of a test for what should come at once
+
+
+@dataclass(frozen=True)
+class Number:
+    """A row: it is doubled."""
+
+    value: float
+    cost: int = 1
+
+
+class Numbers:
+    """The framing: a number takes `cost` inputs, and is answered by the first."""
+
+    def inputs(self, rows: Sequence[Number]) -> NDArray[Any]:
+        return np.array([row.value for row in rows for _ in range(row.cost)])
+
+    def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[Number]) -> list[float]:
+        first = np.cumsum([0, *(row.cost for row in rows)])[:-1]
+        return [float(value) for value in outputs[0][first]]
+
+    def example(self) -> NDArray[Any]:
+        return np.zeros(1)
+
+
+class Network:
+    """Doubles numbers while `gate` is open; `runs` holds what it was given, run by run.
+
+    poison: numbers that break the run they are in; hollow: numbers that are answered with NaN; forgets: how many of the
+    last answers are left out.
+    """
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.runs: list[list[float]] = []
+        self.poison: set[float] = set()
+        self.hollow: set[float] = set()
+        self.forgets = 0
+
+    def __call__(self, inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        self.runs.append([float(value) for value in inputs])
+        assert self.gate.wait(PATIENCE_S)
+        if self.poison & set(self.runs[-1]):
+            raise ValueError("poison")
+        doubled = np.where(np.isin(inputs, list(self.hollow)), np.nan, 2 * inputs)
+        return [doubled[: len(doubled) - self.forgets]]
+
+    @property
+    def computed(self) -> list[float]:
+        return [value for run in self.runs for value in run]
+
+
+def engine_of(network: Network, role: str = "lift", budget: int = 8) -> Engine:
+    """One run a batch: every size up to the budget is there."""
+    return Engine(
+        f"doubler-{role}@1",
+        role,
+        Numbers(),
+        network,
+        sizes=range(1, budget + 1),
+        budget=budget,
+        pads=False,
+        runtime="fake",
+        precision="f32",
+    )
+
+
+class Queues:
+    """Queues on one device before engines, each over a network of its own."""
+
+    def __init__(self, budgets: dict[str, int], rows: int, share: float) -> None:
+        self.metrics = Metrics(CollectorRegistry())
+        self.scheduler = Scheduler(Device("cpu"), self.metrics, rows, share)
+        self.networks = {role: Network() for role in budgets}
+        self.batchers = {
+            role: self.scheduler.add(engine_of(self.networks[role], role, budget)) for role, budget in budgets.items()
+        }
+
+    def sample(self, name: str, **labels: str) -> float:
+        """A metric's value, by its name without the prefix."""
+        value = self.metrics.registry.get_sample_value(f"poselift_{name}", labels)
+        assert value is not None, name
+        return value
+
+    def ask(
+        self,
+        *values: float | Number,
+        role: str = "lift",
+        caller: str = "a",
+        klass: Class = Class.PHOTO,
+        seconds: float = PATIENCE_S,
+    ) -> asyncio.Task[list[float]]:
+        """Submits numbers as one request; the task ends with its answer."""
+        rows = [value if isinstance(value, Number) else Number(value) for value in values]
+        deadline = asyncio.get_running_loop().time() + seconds
+
+        async def answer() -> list[float]:
+            answers, _ = await self.batchers[role].submit(rows, caller=caller, klass=klass, deadline=deadline)
+            return answers
+
+        return asyncio.create_task(answer())
+
+    async def occupy(self, role: str = "lift") -> asyncio.Task[list[float]]:
+        """Keeps the device busy with one number, 0, until the network's gate is opened."""
+        network = self.networks[role]
+        network.gate.clear()
+        before = len(network.runs)
+        task = self.ask(0, role=role, caller="occupier")
+        await until(lambda: len(network.runs) > before)
+        return task
+
+    async def queued(self, rows: int, role: str = "lift") -> None:
+        await until(lambda: self.batchers[role].line.rows == rows)
+
+
+@asynccontextmanager
+async def queues(
+    budgets: dict[str, int] | None = None, *, rows: int = 64, share: float = 0.5
+) -> AsyncIterator[tuple[Queues, Network]]:
+    """Running queues, `lift` with a budget of 8 where none are named, and the first one's network."""
+    running = Queues(budgets or {"lift": 8}, rows, share)
+    running.scheduler.start()
+    try:
+        yield running, next(iter(running.networks.values()))
+    finally:
+        for network in running.networks.values():
+            network.gate.set()
+        await asyncio.wait_for(running.scheduler.close(), PATIENCE_S)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what must come by itself."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def solo(*values: float) -> list[float]:
+    return [2 * value for value in values]
+
+

@@ -1,0 +1,214 @@
+"""Streams of keypoints, frame by frame, through the real queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from service.errors import OutOfRange
+from service.geometry.alignment import stature
+from service.people import Scale
+from service.pipelines.call import CameraOptions, Class
+from service.pipelines.lift import Array, LiftPipeline
+from service.pipelines.live import LiveKeypoints, LiveOptions, LivePose
+
+from .fake import BODY, FRAMES, FakeEngine, call, figure, lifter, running, turned
+
+LOW = LiveOptions("coco17", (640, 480))
+FULL = replace(LOW, latency="full")
+UNKNOWN = np.full((17, 3), (np.nan, np.nan, 0), np.float32)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One message: seq, time, and the people's points."""
+
+    seq: int
+    time: float | None
+    people: list[Array]
+
+
+def walker(n: float, start: float = 100) -> Array:
+    return figure((start + 2 * n, 80, 120, 300))
+
+
+def stream(frames: int, fps: float = 30) -> list[Sent]:
+    return [Sent(n, n / fps, [walker(n)]) for n in range(frames)]
+
+
+def answers(
+    sent: Sequence[Sent], options: LiveOptions = LOW, engine: FakeEngine | None = None
+) -> list[LivePose | OutOfRange]:
+    async def main() -> list[LivePose | OutOfRange]:
+        told: list[LivePose | OutOfRange] = []
+        async with running(engine or FakeEngine("lift", lifter)) as (batcher,):
+            live = LiveKeypoints(LiftPipeline(batcher, FRAMES), options)
+            for one in sent:
+                try:
+                    told.append(await live.pose(one.seq, one.time, one.people, call(Class.LIVE)))
+                except OutOfRange as error:
+                    told.append(error)
+        return told
+
+    return asyncio.run(main())
+
+
+def poses(sent: Sequence[Sent], options: LiveOptions = LOW, engine: FakeEngine | None = None) -> list[LivePose]:
+    told = answers(sent, options, engine)
+    assert all(isinstance(one, LivePose) for one in told)
+    return [one for one in told if isinstance(one, LivePose)]
+
+
+def expected(points: Array) -> Array:
+    return turned(float(points[11:13, 0].mean())) * np.float32(1.70 / stature(BODY))
+
+
+def test_low_latency_answers_the_newest_frame() -> None:
+    sent = stream(60)
+    for one, pose in zip(sent, poses(sent), strict=True):
+        assert (pose.seq, pose.time) == (one.seq, one.time)
+        (person,) = pose.people
+        np.testing.assert_allclose(person.joints, expected(one.people[0]), atol=1e-4)
+        assert person.position is not None and person.position[2] > 0
+        assert person.scale == Scale(1.70, "assumed")
+
+
+def test_full_latency_answers_the_middle_of_the_window() -> None:
+    sent = stream(60)
+    told = poses(sent, FULL)
+    assert [pose.seq for pose in told[FRAMES - 1 :]] == list(range(FRAMES // 2, 60 - FRAMES // 2))
+    assert [pose.seq for pose in told] == sorted(pose.seq for pose in told)
+    for pose in told:
+        assert pose.time == sent[pose.seq].time
+        np.testing.assert_allclose(pose.people[0].joints, expected(sent[pose.seq].people[0]), atol=1e-4)
+
+
+def test_without_a_time_the_rate_tells_it() -> None:
+    told = poses([Sent(n, None, [walker(n)]) for n in (5, 6, 9)], replace(LOW, fps=20.0))
+    assert [pose.time for pose in told] == [5 / 20, 6 / 20, 9 / 20]
+
+
+def test_nobody_is_answered_with_nobody() -> None:
+    assert poses([Sent(0, 0.0, [])])[0] == LivePose(0, 0.0, [])
+    assert poses([Sent(0, 0.0, [])], FULL)[0] == LivePose(0, 0.0, [])
+
+
+def test_people_come_and_go() -> None:
+    counts = [1, 1, 3, 3, 2, 0, 0, 2, 1]
+    sent = [Sent(n, n / 30, [walker(n, 100 + 150 * k) for k in range(count)]) for n, count in enumerate(counts)]
+    told = poses(sent)
+    assert [len(pose.people) for pose in told] == counts
+    for one, pose in zip(sent, told, strict=True):
+        for points, person in zip(one.people, pose.people, strict=True):
+            np.testing.assert_allclose(person.joints, expected(points), atol=1e-4)
+
+
+def test_who_left_is_forgotten() -> None:
+    engine = FakeEngine("lift", lifter)
+    sent = [*stream(20), Sent(20, 20 / 30, []), Sent(21, 21 / 30, [walker(300)])]
+    poses(sent, engine=engine)
+    window = engine.rows[-1].points
+    np.testing.assert_array_equal(window, np.broadcast_to(window[:1], window.shape))
+
+
+@pytest.mark.parametrize("options", [LOW, FULL])
+def test_a_newcomer_does_not_change_which_frame_is_answered(options: LiveOptions) -> None:
+    alone = poses(stream(40), options)
+    sent = [Sent(n, n / 30, [walker(n)] + [walker(n, 400)] * (n >= 30)) for n in range(40)]
+    together = poses(sent, options)
+    assert [pose.seq for pose in together] == [pose.seq for pose in alone]
+    for here, there in zip(together, alone, strict=True):
+        np.testing.assert_allclose(here.people[0].joints, there.people[0].joints, atol=1e-6)
+    for n in range(30, 40):  # until the answered frame has them, their first one is told
+        shown = max(together[n].seq, 30)
+        np.testing.assert_allclose(together[n].people[1].joints, expected(walker(shown, 400)), atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [LOW, FULL, replace(LOW, smooth=True)])
+def test_a_clock_that_goes_back_begins_anew(options: LiveOptions) -> None:
+    sent = [*stream(30), *[Sent(30 + n, n / 30, [walker(n)]) for n in range(5)]]
+    after = poses(sent, options)[30:]
+    fresh = poses([Sent(30 + n, n / 30, [walker(n)]) for n in range(5)], options)
+    for here, there in zip(after, fresh, strict=True):
+        assert (here.seq, here.time) == (there.seq, there.time)
+        np.testing.assert_allclose(here.people[0].joints, there.people[0].joints, atol=1e-5)
+
+
+@pytest.mark.parametrize("fps", [1.0, 5.0, 15.0, 30.0, 120.0])
+def test_a_frame_costs_few_rows_at_any_rate(fps: float) -> None:
+    engine = FakeEngine("lift", lifter)
+    poses(stream(40, fps), replace(LOW, fps=fps), engine)
+    assert len(engine.rows) == 40
+
+
+def test_frames_that_are_dropped_leave_the_newest_one_right() -> None:
+    sent = [one for one in stream(80) if one.seq % 7 not in (2, 3)]
+    for one, pose in zip(sent, poses(sent), strict=True):
+        assert pose.seq == one.seq
+        np.testing.assert_allclose(pose.people[0].joints, expected(one.people[0]), atol=1e-3)
+
+
+def test_smoothing_takes_the_flicker_off() -> None:
+    noise = np.random.default_rng(0).normal(0, 2, (90, 17, 2)).astype(np.float32)
+    sent = []
+    for n in range(90):
+        points = walker(0)
+        points[:, :2] += noise[n]
+        sent.append(Sent(n, n / 30, [points]))
+    rough, calm = (
+        np.stack([pose.people[0].joints for pose in poses(sent, replace(LOW, smooth=smooth))])[30:]
+        for smooth in (False, True)
+    )
+    assert np.abs(np.diff(calm, axis=0)).mean() < 0.6 * np.abs(np.diff(rough, axis=0)).mean()
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_a_frame_in_which_nothing_is_known_has_joints_but_no_position(smooth: bool) -> None:
+    sent = [Sent(n, n / 30, [UNKNOWN if n in (0, 10) else walker(n)]) for n in range(20)]
+    for pose in poses(sent, replace(LOW, smooth=smooth)):
+        assert np.isfinite(pose.people[0].joints).all()
+        assert (pose.people[0].position is None) == (pose.seq in (0, 10))
+
+
+def test_a_stature_and_a_camera_are_used() -> None:
+    near, far = (
+        poses(stream(3), replace(LOW, stature=1.2, camera=CameraOptions(focal_px=focal)))[-1].people[0]
+        for focal in (500.0, 1000.0)
+    )
+    assert near.scale == Scale(1.2, "given")
+    assert stature(near.joints) == pytest.approx(1.2, abs=0.03)
+    assert near.position is not None and far.position is not None
+    assert far.position[2] == pytest.approx(2 * near.position[2], rel=0.1)
+
+
+def test_a_person_of_another_skeleton_is_refused_and_the_stream_goes_on() -> None:
+    sent = stream(10)
+    broken = [*sent[:5], Sent(5, 5 / 30, [walker(5), walker(5)[:16]]), *sent[6:]]
+    told = answers(broken, replace(LOW, smooth=True))
+    assert isinstance(told[5], OutOfRange)
+    left_out = poses([one for one in sent if one.seq != 5], replace(LOW, smooth=True))
+    assert isinstance(told[9], LivePose)
+    np.testing.assert_array_equal(told[9].people[0].joints, left_out[-1].people[0].joints)
+
+
+def test_streams_do_not_know_of_each_other_and_share_batches() -> None:
+    engine = FakeEngine("lift", lifter)
+
+    async def main() -> list[list[LivePose]]:
+        async with running(engine) as (batcher,):
+            pipeline = LiftPipeline(batcher, FRAMES)
+
+            async def one(start: float) -> list[LivePose]:
+                live = LiveKeypoints(pipeline, LOW)
+                return [await live.pose(n, n / 30, [walker(n, start)], call(Class.LIVE)) for n in range(10)]
+
+            return await asyncio.gather(*[one(20.0 * k) for k in range(16)])
+
+    for k, told in enumerate(asyncio.run(main())):
+        for n, pose in enumerate(told):
+            np.testing.assert_allclose(pose.people[0].joints, expected(walker(n, 20.0 * k)), atol=1e-4)
+    assert len(engine.batches) < 16 * 10 / 2

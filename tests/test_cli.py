@@ -1,0 +1,98 @@
+"""The command line as a shell sees it: what it prints, writes, and exits with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
+from service.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_settings_prints_every_setting_with_its_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("settings", "--port", "9000") == 0
+    lines = capsys.readouterr().out.splitlines()
+    port = next(line for line in lines if line.startswith("port "))
+    assert port.split()[:3] == ["port", "9000", "--port"]
+    assert next(line for line in lines if line.startswith("host ")).split()[1:3] == ["127.0.0.1", "default"]
+
+
+def test_a_wrong_setting_is_wrong_use_and_names_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("settings", "--port", "70000") == 2
+    message = capsys.readouterr().err
+    assert "port" in message and "65535" in message and "70000" in message
+
+
+def test_an_unknown_command_is_wrong_use() -> None:
+    assert run("juggle") == 2
+
+
+def test_the_store_lists_and_checks_its_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "list") == 0
+    listed = capsys.readouterr().out
+    assert "lite-hrnet@1" in listed and "rtmdet-nano@1" in listed
+    assert run("models", "check") == 0
+
+
+def test_a_damaged_store_is_told_by_file_and_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "rtmdet-nano" / "1"
+    folder.mkdir(parents=True)
+    for file in (ROOT / "model_store" / "rtmdet-nano" / "1").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    weights = folder / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+    assert run("models", "check", "--store", str(tmp_path)) == 1
+    assert "weights.safetensors" in capsys.readouterr().err
+
+
+def test_a_file_of_no_known_kind_is_not_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "weights.pkl"
+    file.write_bytes(b"not a model")
+    assert run("models", "import", str(file), "--as", "mine", "--store", str(tmp_path)) == 2
+    assert "weights.pkl" in capsys.readouterr().err
+
+
+def test_predict_writes_people_and_a_picture_and_names_what_failed(tmp_path: Path) -> None:
+    photos, results = tmp_path / "photos", tmp_path / "results"
+    photos.mkdir()
+    cv2.imwrite(str(photos / "astronaut.jpg"), skimage.data.astronaut()[:, :, ::-1])
+    cv2.imwrite(str(photos / "nobody.png"), np.full((64, 64, 3), 90, np.uint8))
+    (photos / "torn.jpg").write_bytes((photos / "astronaut.jpg").read_bytes()[:5000])
+    command = [sys.executable, "-m", "service", "predict", str(photos), "--output", str(results), "--overlay"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+    assert ended.returncode == 1, ended.stderr
+    assert "torn.jpg" in ended.stderr and "astronaut.jpg" not in ended.stderr
+    answer = json.loads((results / "astronaut.json").read_text())
+    assert len(answer["people"]) == 1
+    assert np.isfinite(np.array(answer["people"][0]["joints3d"])).all()
+    drawn = cv2.imread(str(results / "astronaut.overlay.png"))
+    assert drawn is not None and drawn.shape[1] > 512
+    assert json.loads((results / "nobody.json").read_text())["people"] == []
+    assert not (results / "torn.json").exists()
+
+
+def test_lift_answers_every_frame_of_a_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    keypoints = rng.uniform(100, 300, (40, 17, 2)).round(1).tolist()
+    file = tmp_path / "keypoints.json"
+    file.write_text(json.dumps({"skeleton": "coco17", "image_size": [640, 480], "keypoints": keypoints}))
+    command = [sys.executable, "-m", "service", "lift", str(file)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert np.array(json.loads(ended.stdout)["joints3d"]).shape == (40, 17, 3)

@@ -1,0 +1,153 @@
+"""Windows for the lifter: drawn by seed, laws of the made joints, of mirrors and of targets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.geometry.alignment import stature
+from service.geometry.skeletons import SKELETONS, to_h36m17
+from training.data.motion import read_motion
+from training.data.windows import (
+    MIRROR,
+    WindowMaker,
+    WindowRecipe,
+    Windows,
+    _exchange,
+    _film,
+    _make_middle_joints,
+    _reproportion,
+)
+
+PLAIN = WindowRecipe(frames=9, cut=0.0, noisy=0.0, hidden=0.0, made=0.0, tilted=0.0, exchanged=0.0)
+H36M, COCO = SKELETONS["h36m17"], SKELETONS["coco17"]
+
+
+def draw(motion_file: Path, recipe: WindowRecipe, seed: int = 0, count: int = 24) -> Windows:
+    return WindowMaker(read_motion(motion_file), recipe).draw(count, np.random.default_rng(seed))
+
+
+def test_the_same_seed_gives_the_same_windows(motion_file: Path) -> None:
+    one, again, other = (draw(motion_file, WindowRecipe(frames=9), seed) for seed in (3, 3, 4))
+    for name in ("points", "sizes", "given", "targets"):
+        assert np.array_equal(getattr(one, name), getattr(again, name), equal_nan=name == "points")
+    assert not np.array_equal(one.targets, other.targets)
+
+
+def test_shapes_scores_and_unknown_joints_are_what_the_framing_takes(motion_file: Path) -> None:
+    windows = draw(motion_file, WindowRecipe(frames=9, hidden=1.0, noisy=1.0))
+    assert windows.points.shape == (24, 9, 17, 3) and windows.points.dtype == np.float32
+    unknown = np.isnan(windows.points[..., 0])
+    assert unknown.any() and not unknown.all()
+    assert (windows.points[unknown][:, 2] == 0).all() and np.isnan(windows.points[unknown][:, 1]).all()
+    scores = windows.points[~unknown][:, 2]
+    assert (scores > 0).all() and (scores <= 1).all()
+    assert np.isfinite(windows.targets).all()
+
+
+def test_targets_are_relative_to_the_hip_and_of_one_stature(motion_file: Path) -> None:
+    windows = draw(motion_file, replace(PLAIN, still=1.0))
+    assert (windows.targets[:, :, 0] == 0).all()
+    assert np.allclose([stature(target) for target in windows.targets], 1.70, atol=0.02)
+
+
+def test_exact_points_are_where_a_pinhole_sees_the_targets(motion_file: Path) -> None:
+    """The bundle of lines through a window's 2D and 3D agrees with one focal length and one place."""
+    windows = draw(motion_file, PLAIN, count=6)
+    assert windows.given.all()
+    for points, size, joints in zip(windows.points, windows.sizes, windows.targets, strict=True):
+        known = np.isfinite(points[..., 0])
+        x = (points[..., :2] - size / 2)[known]
+        p, frame = joints[known], np.nonzero(known)[0]
+        # x (z + t_z) = f (p + t), linear in f, f t_xy and t_z, with a place a frame.
+        rows, sides = [], []
+        for (u, v), (px, py, pz), n in zip(x, p, frame, strict=True):
+            for row, (seen, at) in enumerate(((u, px), (v, py))):
+                line = np.zeros(1 + 3 * len(points))
+                line[0], line[1 + 3 * n + row], line[3 + 3 * n] = at, 1, -seen
+                rows.append(line)
+                sides.append(seen * pz)
+        solved, *_ = np.linalg.lstsq(np.array(rows), np.array(sides), rcond=None)
+        assert np.abs(np.array(rows) @ solved - sides).max() < 0.5
+        assert solved[0] > 100
+
+
+def test_made_joints_are_what_the_services_conversion_makes_of_the_others() -> None:
+    rng = np.random.default_rng(0)
+    places = rng.uniform(0, 500, (2, 3, 17, 2)).astype(np.float32)
+    scores = rng.uniform(0.3, 1, (2, 3, 17)).astype(np.float32)
+    places[0, 1, 14] = np.nan
+    before = places.copy()
+    made, made_scores = _make_middle_joints(places, scores)
+    assert np.array_equal(places, before, equal_nan=True)
+    coco = np.full((2, 3, 17, 3), np.nan, np.float32)
+    for index, joint in enumerate(COCO.joints):
+        if joint in H36M.joints:
+            here = H36M.joints.index(joint)
+            coco[..., index, :] = np.concatenate([places[..., here, :], scores[..., here, None]], -1)
+    head = np.concatenate([places[..., 9, :], scores[..., 9, None]], -1)
+    for ear in ("left_ear", "right_ear"):
+        coco[..., COCO.joints.index(ear), :] = head
+    expected = to_h36m17(coco, "coco17")
+    assert np.allclose(made, expected[..., :2], atol=1e-3, equal_nan=True)
+    known = np.isfinite(expected[..., 0])
+    assert np.allclose(made_scores[known], expected[..., 2][known])
+
+
+def test_windows_that_are_made_say_so(motion_file: Path) -> None:
+    windows = draw(motion_file, replace(PLAIN, made=1.0))
+    assert not windows.given.any()
+    middle = (windows.points[..., 1, :2] + windows.points[..., 4, :2]) / 2
+    assert np.allclose(windows.points[..., 0, :2], middle, atol=1e-2, equal_nan=True)
+
+
+def test_bodies_keep_their_directions_on_other_bones_and_sides_stay_equal(motion_file: Path) -> None:
+    bodies = np.repeat(read_motion(motion_file).joints[None, :5], 8, axis=0)
+    other = _reproportion(bodies, np.random.default_rng(1))
+
+    def bones(joints: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        return joints[..., 1:, :] - joints[..., list(H36M.parents[1:]), :]  # type: ignore[no-any-return]
+
+    ours, theirs = bones(bodies), bones(other)
+    cosine = (ours * theirs).sum(-1) / np.linalg.norm(ours, axis=-1) / np.linalg.norm(theirs, axis=-1)
+    assert np.allclose(cosine, 1, atol=1e-4)
+    factors = np.linalg.norm(theirs, axis=-1) / np.linalg.norm(ours, axis=-1)
+    assert np.allclose(factors, factors[:, :1], atol=1e-3)
+    assert np.allclose(factors, factors[..., MIRROR[1:] - 1], atol=1e-3)
+    assert factors[:, 0].std(0).max() > 0.02
+
+
+def test_an_exchanged_body_keeps_its_legs_and_the_others_bones(motion_file: Path) -> None:
+    joints = read_motion(motion_file).joints
+    bodies, others = joints[None, :4], joints[None, 50:54]
+    mixed = _exchange(bodies, others)
+    assert np.array_equal(mixed[..., :7, :], bodies[..., :7, :])
+    lengths = [np.linalg.norm(each[..., 12, :] - each[..., 11, :], axis=-1) for each in (mixed, others)]
+    assert np.allclose(*lengths, atol=1e-4)
+    assert _exchange(bodies, bodies) == pytest.approx(bodies, abs=1e-4)
+
+
+def test_a_body_in_the_mirror_is_seen_in_the_mirror(motion_file: Path) -> None:
+    body = np.repeat(read_motion(motion_file).joints[None, :3] - [[[[0.0, 0, 0]]]], 2, axis=0).astype(np.float32)
+    in_camera, sizes, focal = _film(body, np.random.default_rng(0), PLAIN)
+    # The same camera looks at a body and, in the mirror of its own x, at the mirrored one.
+    mirror = in_camera[:, :, MIRROR] * np.array([-1, 1, 1], np.float32)
+    for joints, other in zip(in_camera, mirror, strict=True):
+        assert np.allclose(joints[:, 1, 0], -other[:, 4, 0])
+    assert (in_camera[..., 2] > 0).all() and (focal > 0).all() and sizes.shape == (2, 2)
+
+
+def test_photos_are_one_frame_repeated(motion_file: Path) -> None:
+    windows = draw(motion_file, replace(PLAIN, still=1.0))
+    assert np.allclose(windows.targets, windows.targets[:, :1], atol=1e-6)
+    moving = draw(motion_file, replace(PLAIN, still=0.0))
+    assert (np.abs(moving.targets - moving.targets[:, :1]).max((1, 2, 3)) > 1e-3).all()
+
+
+def test_a_pack_of_another_form_is_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "bad.npz", joints=np.zeros(3))
+    with pytest.raises(ValueError, match=r"bad\.npz.*fps, root"):
+        read_motion(tmp_path / "bad.npz")
