@@ -25,12 +25,14 @@ from service.api import lift as sequence_answers
 from service.assembly import Service, build
 from service.errors import Failed, Refused, ServiceError, SettingWrong
 from service.importing.entry import import_file
+from service.importing.fetch import ALL, chosen, fetch, terms
+from service.importing.recognise import POSE_PRESETS, SIZES, public_files
 from service.media import pictures, videos
 from service.media.drawing import encode, side_by_side
 from service.pipelines.call import Call, Class
 from service.pipelines.clip import ClipOptions
 from service.pipelines.photo import PhotoOptions
-from service.store.store import Store, embedded_store
+from service.store.store import Entry, Store, embedded_store
 
 log = logging.getLogger(__name__)
 
@@ -75,20 +77,29 @@ def parser() -> argparse.ArgumentParser:
     predict_.add_argument("--stature", type=float, metavar="METRES", help="standing height; 1.70 is assumed")
     lift_ = command("lift", lift, "Lift a file of 2D keypoints, the body of POST /v1/lift, and print the answer.")
     lift_.add_argument("file", type=Path, metavar="FILE", help="JSON, or msgpack (.msgpack); - for standard input")
-    models = commands.add_parser("models", help="List, check and import models.").add_subparsers(
+    models = commands.add_parser("models", help="List, check, import and fetch models.").add_subparsers(
         metavar="COMMAND", required=True
     )
     for name, run, text in (
         ("list", list_models, "List the models of the store."),
         ("check", check_models, "Check every file of the store against its manifest."),
         ("import", import_model, "Convert a public network's file into the store."),
+        ("fetch", fetch_models, "Download public weights into the store; without a name, list them."),
     ):
         made = models.add_parser(name, help=text, description=text)
         made.set_defaults(run=run)
         made.add_argument("--store", type=Path, help="the model store; by default the embedded one")
         if name == "import":
-            made.add_argument("file", type=Path, metavar="FILE", help="OpenVINO IR (.xml) or ONNX (.onnx)")
+            made.add_argument(
+                "file", type=Path, metavar="FILE", help="OpenVINO IR (.xml), ONNX (.onnx), torch's (.pth)"
+            )
             made.add_argument("--as", dest="name", required=True, metavar="NAME")
+            made.add_argument("--preset", choices=POSE_PRESETS, help="whose preprocessing and decoding an HRNet wants")
+            made.add_argument("--size", choices=tuple(SIZES), help="height x width that an HRNet was trained at")
+        if name == "fetch":
+            made.add_argument("names", nargs="*", metavar="NAME", help=f"of the list, or {ALL}")
+            made.add_argument("--accept-licence", action="store_true", help="also what is not free for every use")
+            made.add_argument("--from-mirror", metavar="URL", help="where the files lie instead, by their names")
     command("settings", show_settings, "Print every setting, its value and where it comes from.")
     return root
 
@@ -228,12 +239,53 @@ def check_models(arguments: argparse.Namespace) -> int:
 
 
 def import_model(arguments: argparse.Namespace) -> int:
+    store = Store(arguments.store or embedded_store())
     try:
-        entry = import_file(arguments.file, arguments.name, Store(arguments.store or embedded_store()))
+        entry = import_file(arguments.file, arguments.name, store, preset=arguments.preset, size=arguments.size)
     except ValueError as error:
         raise SettingWrong(str(error)) from error
-    print(f"{entry.label} is in {entry.folder}; serve it with `poselift serve --{entry.manifest.role} {entry.label}`")
+    print(_told(entry))
     return DONE
+
+
+def fetch_models(arguments: argparse.Namespace) -> int:
+    if not arguments.names:
+        for row in public_files():
+            print(f"{row.name:26} {'' if row.permissive else 'not '}permissive  {terms(row)}")
+        return DONE
+    store, failed = Store(arguments.store or embedded_store()), 0
+    for row in chosen(arguments.names, arguments.accept_licence):
+
+        def progress(done: int, total: int | None, name: str = row.name) -> None:
+            part = f" {100 * done // total:3} %" if total else ""
+            _progress(f"{name}{part} {done / 2**20:.1f} MB")
+
+        print(f"{row.name}: {terms(row)}")
+        try:
+            entry = fetch(row, store, mirror=arguments.from_mirror, progress=progress)
+        except (Refused, Failed, OSError, ValueError) as error:
+            failed += 1
+            _progress("")
+            print(f"poselift: {row.name}: {error}", file=sys.stderr)
+            continue
+        _progress("")
+        print(_told(entry))
+    return SOME_FAILED if failed else DONE
+
+
+def _told(entry: Entry) -> str:
+    """What was found in a file, where it is now, and how to serve it."""
+    manifest = entry.manifest
+    preset = ", ".join(
+        f"{key} {manifest.input[key]}"
+        for key in ("width", "height", "transform", "decode", "head")
+        if key in manifest.input
+    )
+    return (
+        f"{entry.label}: {manifest.network}, {preset}; licence {manifest.weights.licence}"
+        f"{'' if manifest.permissive else ' (not permissive)'}, file SHA-256 {manifest.training['sha256']}\n"
+        f"It is in {entry.folder}; serve it with `poselift serve --{manifest.role} {entry.label}`"
+    )
 
 
 def show_settings(arguments: argparse.Namespace) -> int:

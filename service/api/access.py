@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 # Probes and scrapes come by pod address and without a key.
 EXEMPT = frozenset({"/livez", "/readyz", "/metrics"})
+# The protocol's health asks for no key either, but unlike the others it is for callers, too.
+KEYLESS = EXEMPT | {"/v2/health/live", "/v2/health/ready"}
 # For what has no deadline of its own (a clip is answered as it goes): still a number that any timer takes.
 NO_DEADLINE_S = 86400.0
 # The queue answers at the deadline itself, and counts it; this net is for what is not in a queue just then.
@@ -101,7 +103,7 @@ def guard(scope: Scope, settings: Settings) -> None:
 
     A page of the service's own host is never foreign. Without configured hosts, origins or keys, all may come in.
     """
-    if scope["path"] in EXEMPT:
+    if scope["path"] in KEYLESS:
         return
     headers = Headers(scope=scope)
     host = headers.get("host", "")

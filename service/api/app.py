@@ -26,6 +26,8 @@ from service import errors, logs
 
 from . import clips, health, images, lift, live, problems
 from .access import EXEMPT, Doors, guard
+from .open_inference import routes as open_inference
+from .open_inference.wire import LENGTH_HEADER
 from .problems import CALLER_LEFT_STATUS, CallerLeft, problem_answer
 
 if TYPE_CHECKING:
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
 
 Page = Callable[[Request], Coroutine[Any, Any, Response]]
 
-HEADERS_ALLOWED = ["Authorization", "Content-Type", "X-Request-Id", "Request-Timeout-Ms"]
-HEADERS_EXPOSED = ["X-Request-Id", "Server-Timing", "Retry-After"]
+
+HEADERS_ALLOWED = ["Authorization", "Content-Type", "X-Request-Id", "Request-Timeout-Ms", LENGTH_HEADER]
+HEADERS_EXPOSED = ["X-Request-Id", "Server-Timing", "Retry-After", LENGTH_HEADER]
 DESCRIPTION = (
     "A photo, a clip or a stream of keypoints goes in; people come out, with 2D keypoints in pixels of the upright "
     "picture and 3D joints in metres (x right, y down, z away from the camera). Errors are problem documents."
@@ -94,6 +97,7 @@ def create_app(service: Service) -> FastAPI:
     )
     for path, page in said:
         app.add_api_route(path, page, tags=["service"])
+    open_inference.add_to(app)
     document = openapi_document(app)
     for path, page in (
         ("/problems/{slug}", problems.problem_page),
@@ -167,7 +171,7 @@ class Frame:
         except Exception as error:
             if status is not None:  # half an answer is out: only a broken connection tells that it ends there
                 raise
-            await problem_answer(error, request_id)(scope, receive, send_framed)
+            await problem_answer(error, request_id, scope["path"])(scope, receive, send_framed)
         finally:
             self._tell(scope, status or CALLER_LEFT_STATUS, time.perf_counter() - started)
 

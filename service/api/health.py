@@ -14,6 +14,8 @@ from service.geometry.skeletons import SKELETONS
 from .images import LEAST_SIDE_PX, LONGEST_SIDE_PX
 from .lift import MAX_BODY_BYTES
 from .live import MAX_MESSAGE_BYTES
+from .open_inference.routes import max_body_bytes
+from .open_inference.wire import MAX_JSON_BYTES
 from .uploads import MAX_OPTIONS_BYTES, MEGABYTE
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ async def info(request: Request) -> Response:
         "max_sequence_mb": MAX_BODY_BYTES // MEGABYTE,
         "max_options_mb": MAX_OPTIONS_BYTES // MEGABYTE,
         "max_message_mb": MAX_MESSAGE_BYTES // MEGABYTE,
+        "max_tensors_mb": max_body_bytes(service.settings) // MEGABYTE,
+        "max_tensors_json_mb": MAX_JSON_BYTES // MEGABYTE,
     }
     engines = service.engines_in_use()
     device = next((engine["device"] for engine in engines.values()), None)

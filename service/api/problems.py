@@ -159,21 +159,25 @@ def problem_headers(error: Exception) -> dict[str, str]:
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
     if isinstance(error, errors.Unauthorised):
         return {"WWW-Authenticate": 'Bearer realm="poselift"'}
+    if isinstance(error, errors.UnknownKind) and error.field == "Content-Encoding":
+        return {"Accept-Encoding": ", ".join(error.limit) if isinstance(error.limit, list) else ""}
     if isinstance(error, HTTPException):
         return dict(error.headers or {})
     return {}
 
 
-def problem_answer(error: Exception, request_id: str) -> Response:
-    """The HTTP answer to an error; there is no other place that makes one."""
+def problem_answer(error: Exception, request_id: str, path: str = "") -> Response:
+    """The HTTP answer to an error; there is no other place that makes one. `path` is the request's."""
     document = problem_document(error, request_id)
+    if path == "/v2" or path.startswith("/v2/"):
+        document["error"] = document["detail"]  # the one member that the Open Inference Protocol's clients read
     body = orjson.dumps(document, default=str, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, document["status"], problem_headers(error), MEDIA_TYPE)
 
 
 async def http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own errors (no such path, wrong method), in the form of all others."""
-    return problem_answer(error, request.scope.get("request_id", ""))
+    return problem_answer(error, request.scope.get("request_id", ""), request.scope["path"])
 
 
 async def problem_page(request: Request) -> Response:

@@ -6,7 +6,7 @@ those of the upright picture, counted from its top-left corner; 3D is in metres,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,18 @@ class CropRow:
 
 
 @dataclass(frozen=True, eq=False)
+class TensorCropRow:
+    """One person for the detector, cut out by the caller: (height, width, 3) uint8 RGB, of the network's own size.
+
+    heatmaps: whether they are answered as well.
+    """
+
+    crop: Pixels
+    heatmaps: bool = False
+    cost: int = 1
+
+
+@dataclass(frozen=True, eq=False)
 class WindowRow:
     """One window for the lifter.
 
@@ -75,6 +87,14 @@ class Found:
 
     boxes: Array
     scores: Array
+
+
+@dataclass(frozen=True, eq=False)
+class CropPose:
+    """What the detector answers to a TensorCropRow: (17, 3) x, y in crop pixels, score; (17, h, w), if asked for."""
+
+    points: Array
+    heatmaps: Array | None
 
 
 class FinderFraming:
@@ -133,7 +153,7 @@ class PoseFraming:
         self.shift = (float(preset["shift"][0]), float(preset["shift"][1]))
         self.flip_shift = int(preset["flip_shift"])
         decode, blur = preset["decode"], int(preset.get("blur", 3))
-        decoders = {
+        decoders: dict[str, Callable[[Array], tuple[Array, Array]]] = {
             "dark": lambda h: decode_dark(h, blur),
             "quarter": decode_quarter,
             "argmax": decode_argmax,
@@ -147,9 +167,12 @@ class PoseFraming:
     def crop(self, row: CropRow) -> Crop:
         return crop_of_box(row.box, self.width, self.height, self.padding, transform=self.transform)
 
-    def inputs(self, rows: Sequence[CropRow]) -> Pixels:
+    def inputs(self, rows: Sequence[CropRow | TensorCropRow]) -> Pixels:
         crops = []
         for row in rows:
+            if isinstance(row, TensorCropRow):
+                crops.append(row.crop)
+                continue
             crop = cut(row.picture, self.crop(row))
             crops += [crop, crop[:, ::-1]] if row.flip_test else [crop]
         return np.stack(crops)
@@ -157,19 +180,29 @@ class PoseFraming:
     def example(self) -> Pixels:
         return np.zeros((1, self.height, self.width, 3), np.uint8)
 
-    def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[CropRow]) -> list[Array]:
-        """(17, 3) a row: x, y in picture pixels, score 0..1."""
+    def answers(
+        self, outputs: Sequence[NDArray[Any]], rows: Sequence[CropRow | TensorCropRow]
+    ) -> list[Array | CropPose]:
+        """(17, 3) a row: x, y in picture pixels, score 0..1; a CropPose for a crop that was given as such."""
         heatmaps = outputs[0]
         first = np.cumsum([0, *(row.cost for row in rows)])[:-1]
         own = heatmaps[first]
-        flipped = [n for n, row in enumerate(rows) if row.flip_test]
+        flipped = [n for n, row in enumerate(rows) if isinstance(row, CropRow) and row.flip_test]
         if flipped:
             own = own.copy()
             own[flipped] = merge_mirrored(own[flipped], heatmaps[first[flipped] + 1], self.order, self.flip_shift)
         positions, scores = self.decode(own)
         in_input = cells_to_input(positions, self.stride, self.shift)
         points = np.concatenate([in_input, scores.clip(0, 1)[..., None]], axis=-1)
-        return [to_picture(points[n], self.crop(row)) for n, row in enumerate(rows)]
+        answers: list[Array | CropPose] = []
+        for n, row in enumerate(rows):
+            if isinstance(row, TensorCropRow):
+                # Copies: a view would keep the whole batch's heatmaps for as long as one caller's answer.
+                maps = own[n].astype(np.float32) if row.heatmaps else None
+                answers.append(CropPose(points[n].astype(np.float32), maps))
+            else:
+                answers.append(to_picture(points[n], self.crop(row)))
+        return answers
 
 
 class LiftFraming:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,7 +41,7 @@ class Format:
     """One format that recordings are written in.
 
     suffix and media_type: of one file. holds: "all" people and frames, "person": one person a file, "frame": one frame.
-    files: all files of a recording, named after `stem`.
+    files: all files of a recording, named after `stem`. needs_3d: people who were never lifted have no file.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Format:
     media_type: str
     holds: str
     files: Callable[[Recording, str], Iterator[File]]
+    needs_3d: bool = False
 
 
 def _whole(suffix: str, chunks: Callable[[Recording], Iterable[bytes]]) -> Callable[[Recording, str], Iterator[File]]:
@@ -67,13 +68,6 @@ def _each(
             yield name, chunks(recording, person, name)
 
     return files
-
-
-def _bvh_files(recording: Recording, stem: str) -> Iterator[File]:
-    for person in recording.people:
-        # A person who was never lifted has no skeleton; asked for alone, the writer says so.
-        if len(recording.people) == 1 or np.isfinite(person.joints).all(axis=-1).any():
-            yield f"{stem}_person{person.id}.bvh", bvh.chunks(recording, person)
 
 
 def _npz_chunks(recording: Recording) -> Iterator[bytes]:
@@ -97,7 +91,7 @@ FORMATS: dict[str, Format] = {
         Format("openpose", ".json", "application/json", "frame", _openpose_files),
         Format("trc", ".trc", "text/plain", "person", _each(".trc", trc.chunks)),
         Format("c3d", ".c3d", "application/octet-stream", "person", _each(".c3d", lambda r, p, _: c3d.chunks(r, p))),
-        Format("bvh", ".bvh", "text/plain", "person", _bvh_files),
+        Format("bvh", ".bvh", "text/plain", "person", _each(".bvh", lambda r, p, _: bvh.chunks(r, p)), needs_3d=True),
     )
 }
 
@@ -111,7 +105,13 @@ def files(recording: Recording, name: str, stem: str, person: int | None = None)
     if name not in FORMATS:
         known = list(FORMATS)
         raise OutOfRange(f"`format` must be one of {', '.join(known)}; got {name!r}", field="format", limit=known)
-    return FORMATS[name].files(recording if person is None else recording.of(person), stem)
+    chosen = recording if person is None else recording.of(person)
+    if FORMATS[name].needs_3d:
+        lifted = tuple(each for each in chosen.people if np.isfinite(each.joints).all(axis=-1).any())
+        if person is not None and not lifted:
+            raise OutOfRange(f"`person` {person} has no 3D joints, which {name} is made of", field="person")
+        chosen = replace(chosen, people=lifted)
+    return FORMATS[name].files(chosen, stem)
 
 
 def write(recording: Recording, name: str, stem: str, file: BinaryIO, person: int | None = None) -> tuple[str, str]:

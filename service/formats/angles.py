@@ -75,7 +75,8 @@ def _between(a: Floats, b: Floats) -> Floats:
     """Degrees, 0 to 180, between two vectors."""
     first, second = _unit(a), _unit(b)
     across = np.linalg.norm(np.cross(first, second), axis=-1)
-    return np.degrees(np.arctan2(across, (first * second).sum(axis=-1)))
+    angle: Floats = np.degrees(np.arctan2(across, (first * second).sum(axis=-1)))
+    return angle
 
 
 def _sine_angle(part: Floats, vector: Floats) -> Floats:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from service.errors import OutOfRange
 from service.geometry.skeletons import H36M17
 
 from .recording import Floats, RecordedPerson, Recording, grid_times, on_grid
@@ -32,10 +31,8 @@ def chunks(recording: Recording, person: RecordedPerson) -> Iterator[bytes]:
 
     A bone has the median of its lengths. A joint is turned by the least swing from its parent's turn that points its
     bone the way it points (a twist about a bone is not seen); pelvis and thorax by hips, shoulders and trunk. BVH knows
-    no missing values: gaps are filled linearly in time, and what never was seen rests.
-
-    Raises:
-        OutOfRange: a person without any 3D joints.
+    no missing values: gaps are filled linearly in time, and what never was seen rests. The person must have been lifted
+    in one frame at least.
     """
     joints, positions = _gapless(recording, person)
     directions = _rest_directions()
@@ -55,9 +52,6 @@ def _gapless(recording: Recording, person: RecordedPerson) -> tuple[Floats, Floa
     """joints (frames, 17, 3) relative to joint 0 and positions (frames, 3) on the grid, without gaps; metres."""
     joints, positions = recording.in_file_axes(person)
     lifted = np.flatnonzero(np.isfinite(joints).all(axis=-1).any(axis=-1))
-    if not len(lifted):
-        message = f"person {person.id} has no 3D joints, which BVH is made of"
-        raise OutOfRange(message, field="person")
     part = slice(lifted[0], lifted[-1] + 1)
     times = recording.times[person.first : person.first + len(joints)][part]
     grid = grid_times(times, recording.rate)

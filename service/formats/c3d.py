@@ -63,7 +63,7 @@ def _parameters(rate: float, frames: int, scale: float, data_block: int) -> byte
             "Y_SCREEN": "+Y",
             **({"LONG_FRAMES": float(frames)} if frames > MOST_FRAMES else {}),
         },
-        "ANALOG": {"USED": 0, "GEN_SCALE": 1.0, "RATE": rate},
+        "ANALOG": {"USED": 0, "GEN_SCALE": 1.0, "RATE": 0.0},
     }
     body = b""
     for number, (group, parameters) in enumerate(groups.items(), start=1):

@@ -121,7 +121,8 @@ def grid_times(times: Floats, rate: float) -> Floats:
     """(n,) seconds: an even grid at that rate, from the first frame to the last. Empty for no frames."""
     if not len(times):
         return np.zeros(0)
-    return times[0] + np.arange(round((times[-1] - times[0]) * rate) + 1) / rate
+    even: Floats = times[0] + np.arange(int((times[-1] - times[0]) * rate + SAME_FRAME) + 1) / rate
+    return even
 
 
 def on_grid(values: Floats, times: Floats, grid: Floats, rate: float) -> Floats:

@@ -35,7 +35,7 @@ def chunks(recording: Recording, person: RecordedPerson, name: str) -> Iterator[
         [],
     ]
     yield "".join("\t".join(line) + "\n" for line in heading).encode("ascii", "replace")
-    for n, row in enumerate(joints.reshape(count, -1) * 1000):
+    for n, row in enumerate(joints.reshape(count, 3 * len(MARKERS)) * 1000):
         numbers = ["" if np.isnan(number) else f"{number:.3f}" for number in row]
         yield ("\t".join([str(n + 1), f"{n / recording.rate:.6f}", *numbers]) + "\n").encode("ascii")
 

@@ -139,7 +139,8 @@ def cells_to_input(
             PP-TinyPose (0.5, 0.1), fitted on labels read as counting from pixel centres; both with stride 4.
     """
     half = np.subtract(0.5, shift)
-    return (np.asarray(positions, np.float64) * np.asarray(stride) + half).astype(np.float32)
+    moved: NDArray[np.float64] = np.asarray(positions, np.float64) * np.asarray(stride) + half
+    return moved.astype(np.float32)
 
 
 def input_to_cells(
@@ -147,7 +148,8 @@ def input_to_cells(
 ) -> NDArray[np.float32]:
     """Input pixels to heatmap cells, where a training target has its centre: the inverse of `cells_to_input`."""
     half = np.subtract(0.5, shift)
-    return ((np.asarray(points, np.float64) - half) / np.asarray(stride)).astype(np.float32)
+    moved: NDArray[np.float64] = (np.asarray(points, np.float64) - half) / np.asarray(stride)
+    return moved.astype(np.float32)
 
 
 def udp_stride(width: int, height: int, stride: float = 4.0) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Checkpoints that torch saved, into our networks' weights: HRNet, PoseFormer and VideoPose3D, however they are wrapped.
+"""Checkpoints that torch saved, into our networks' weights: HRNet, PoseFormer, VideoPose3D, however wrapped.
 
 A checkpoint is a pickle: it is read without running anything of it, and one that asks for anything to be run is
 refused by that name. Knows no store. Arrays are float32 (counters int64), named as in `service.networks`.
@@ -27,11 +27,7 @@ Arrays = dict[str, np.ndarray]
 IGNORED = (
     "numpy.ndarray",
     "numpy.dtype",
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    ),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     "numpy.random.__RandomState_ctor",
     *(f"numpy.random._pickle.{name}" for name in ("__randomstate_ctor", "__bit_generator_ctor", "__generator_ctor")),
     *(f"numpy.random._mt19937.{name}" for name in ("MT19937", "__bit_generator_ctor")),
@@ -104,8 +100,16 @@ def _load(path: Path) -> Any:
             raise Unreadable(
                 f"{path.name} asks to run `{code[1]}` when it is read, which weights do not need; it was not run"
             ) from error
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise Unreadable(f"{path.name} is no file of weights that torch saved: {reason}") from error
+        raise Unreadable(f"{path.name} is no file of weights that torch saved: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What torch says is wrong, without its advice to trust the file and run it."""
+    text = str(error).strip()
+    if match := re.search(r"WeightsUnpickler error: ([^\n]+)", text):
+        return match[1]
+    first = text.split("\n")[0]
+    return first if first and "weights_only" not in first else type(error).__name__
 
 
 def _state(saved: Any, path: Path) -> State:
@@ -132,10 +136,12 @@ def _hrnet(state: State, path: Path) -> Checkpoint:
     """Official and AlphaPose's (the same names), MMPose's (backbone and head apart), or an ImageNet backbone."""
     mmpose = any(name.startswith("backbone.") for name in state)
     names = {re.sub(r"^(backbone|keypoint_head|head)\.", "", name): value for name, value in state.items()}
-    width = names["transition1.0.0.weight"].shape[0] if "transition1.0.0.weight" in names else 0
+    width = _first(names, "transition1.0.0.weight")
     if width not in HRNETS:
         widths = ", ".join(map(str, HRNETS))
-        raise Unreadable(f"{path.name}: an HRNet's branch 0 has {widths} channels, this one's has {width or 'no weight'}")
+        raise Unreadable(
+            f"{path.name}: an HRNet's branch 0 has {widths} channels, this one's has {width or 'no weight'}"
+        )
     head = {name for name in names if name.startswith("final_layer.")}
     if not head or any(name.startswith(("classifier.", "incre_modules.")) for name in names):
         kept = {n: v for n, v in names.items() if BACKBONE.match(n) and not ONLY_BACKBONE.match(n)}
@@ -144,6 +150,11 @@ def _hrnet(state: State, path: Path) -> Checkpoint:
     arrays = _matched(names, HRNETS[width], {}, path)
     changes = "weights renamed" if mmpose else "nothing but the file's form"
     return Checkpoint("pose", HRNETS[width], arrays, "mmpose" if mmpose else "official", changes)
+
+
+def _first(state: State, name: str) -> int:
+    """Length of a weight's first axis; 0 where there is none."""
+    return state[name].shape[0] if name in state and state[name].ndim else 0
 
 
 def _poseformer(state: State, path: Path) -> Checkpoint:
@@ -163,9 +174,8 @@ def _poseformer(state: State, path: Path) -> Checkpoint:
 def _videopose(state: State, path: Path) -> Checkpoint:
     """Official, or MMPose's: convolution and norm in one module, blocks of two of them, the last layer as a head."""
     renamed = {_videopose_name(name): value for name, value in state.items()}
-    weight = renamed["expand_conv.weight"]
-    last = max([0, *(int(name.split(".")[1]) + 1 for name in renamed if re.match(r"layers_conv\.\d+\.", name))])
-    options = {"frames": 3 ** (last // 2 + 1), "channels": weight.shape[0]}
+    blocks = sum(re.fullmatch(r"layers_conv\.\d+\.weight", name) is not None for name in renamed) // 2
+    options = {"frames": 3 ** (blocks + 1), "channels": _first(renamed, "expand_conv.weight")}
     changes = "nothing but the file's form" if renamed.keys() == state.keys() else "weights renamed"
     arrays = _matched(renamed, "videopose3d", options, path)
     return Checkpoint("lift", "videopose3d", arrays, "published-lifter", changes, options)
@@ -188,28 +198,23 @@ FORMS: tuple[tuple[re.Pattern[str], Callable[[State, Path], Checkpoint]], ...] =
 )
 
 
-def _matched(
-    state: State, network: str, options: dict[str, Any], path: Path, without: tuple[str, ...] = ()
-) -> Arrays:
+def _matched(state: State, network: str, options: dict[str, Any], path: Path, without: tuple[str, ...] = ()) -> Arrays:
     """The tensors as arrays, if they are the network's by name and shape but for those that begin with `without`."""
     try:
         with torch.device("meta"):
             wanted = create(network, **options).state_dict()
-    except ValueError as error:
-        raise Unreadable(f"{path.name}: no {network} of ours has its sizes: {error}") from error
+    except (ValueError, RuntimeError, OverflowError) as error:  # torch refuses absurd sizes in its own ways
+        raise Unreadable(f"{path.name}: no {network} of ours has its sizes, {options}: {error}") from error
     shapes = {name: tuple(value.shape) for name, value in wanted.items() if not name.startswith(without or ("\0",))}
     # Checkpoints from before torch counted batches lack the counters, which nothing that is served reads.
     missing = [name for name in shapes if name not in state and not name.endswith(COUNTER)]
     unexpected = [name for name in state if name not in shapes]
-    misshaped = [
-        f"{name}` is {tuple(state[name].shape)} for {shape}"
-        for name, shape in shapes.items()
-        if name in state and tuple(state[name].shape) != shape
-    ]
+    found = {name: tuple(state[name].shape) for name in shapes if name in state}
+    misshaped = {name: f"{shape} for {shapes[name]}" for name, shape in found.items() if shape != shapes[name]}
     wrong = []
-    for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped)):
+    for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", list(misshaped))):
         if names:
-            some = ", ".join(f"`{name}" if " " in name else f"`{name}`" for name in names[:NAMED])
+            some = ", ".join(f"`{name}` {misshaped.get(name, '')}".strip() for name in names[:NAMED])
             wrong.append(f"{len(names)} {what} ({some}{', ...' if len(names) > NAMED else ''})")
     if wrong:
         raise Unreadable(f"{path.name} is not {network} as we have it: {'; '.join(wrong)}")

@@ -53,7 +53,9 @@ def chosen(names: Sequence[str], accept_licence: bool = False) -> list[PublicFil
         found |= {row.name: row for row in rows.values() if (row.permissive if name == ALL else row.name == name)}
     for row in found.values():
         if not row.permissive and not accept_licence:
-            raise SettingWrong(f"{row.name} is not free for every use: {terms(row)}. With --accept-licence it is fetched")
+            raise SettingWrong(
+                f"{row.name} is not free for every use: {terms(row)}. With --accept-licence it is fetched"
+            )
     return list(found.values())
 
 
@@ -111,11 +113,13 @@ def download(address: str, target: Path, sha256: str, progress: Progress, patien
     part = target.with_name(f"{target.name}.part")
     if not sha256:
         part.unlink(missing_ok=True)
-    failures = 0
+    failures, anew = 0, False
     while True:
         before = _size(part)
         try:
             digest = _continued(address, part, progress, patience, resume=bool(sha256))
+        except httpx.UnsupportedProtocol as error:
+            raise Unreadable(f"{address} cannot be read: {error}") from error
         except httpx.TransportError as error:
             failures = 1 if _size(part) > before else failures + 1
             if failures >= patience.attempts:
@@ -129,11 +133,11 @@ def download(address: str, target: Path, sha256: str, progress: Progress, patien
             part.replace(target)
             return
         part.unlink()
-        if before == 0:
+        if before == 0 or anew:
             raise Unreadable(
                 f"{address} is not the published file: its SHA-256 must begin with {sha256}, it is {digest}"
             )
-        # An old half and a new one that do not belong together; once more from the start.
+        anew = True  # perhaps an old half and a new one that do not belong together
 
 
 def _size(path: Path) -> int:
@@ -163,7 +167,7 @@ def _continued(address: str, part: Path, progress: Progress, patience: Patience,
             while have and (piece := file.read(PIECE)):
                 digest.update(piece)
             total = int(length) + have if (length := answer.headers.get("Content-Length", "")).isdigit() else None
-            for piece in answer.iter_raw(PIECE):
+            for piece in answer.iter_raw():  # as they come: whole pieces of a size would lose the last at a break
                 file.write(piece)
                 digest.update(piece)
                 have += len(piece)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from service.errors import SettingWrong, Unreadable
-from service.store.manifest import PERMISSIVE, DataSource, Score
+from service.store.manifest import PERMISSIVE, DataSource, Role, Score
 
 from .checkpoints import Checkpoint, read_checkpoint
 from .graphs import read_rtmdet, read_tinypose
@@ -32,7 +32,7 @@ POSE_PRESETS = ("official", "alphapose", "mmpose", "mmpose-udp")
 class Converted:
     """A foreign file in our terms."""
 
-    role: str  # person, pose, lift
+    role: Role
     network: str  # for `networks.create`, with `options`
     options: dict[str, object]
     arrays: dict[str, np.ndarray]  # by the names of the network's weights; float32, counters int64

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from service.batching.batcher import Batcher
 from service.batching.policy import Class
 from service.batching.scheduler import Scheduler
 from service.engines.device import Device
@@ -138,10 +137,13 @@ class Queues:
 
 @asynccontextmanager
 async def queues(
-    budgets: dict[str, int] | None = None, *, rows: int = 64, share: float = 0.5
+    budgets: dict[str, int] | None = None, *, budget: int = 100, rows: int = 64, share: float = 0.5
 ) -> AsyncIterator[tuple[Queues, Network]]:
-    """Running queues, `lift` with a budget of 8 where none are named, and the first one's network."""
-    running = Queues(budgets or {"lift": 8}, rows, share)
+    """Running queues, `lift` with `budget` where no roles are named, and the first one's network.
+
+    A batch that is full is taken out of its line while the device is busy; below the budget, all wait in line.
+    """
+    running = Queues(budgets or {"lift": budget}, rows, share)
     running.scheduler.start()
     try:
         yield running, next(iter(running.networks.values()))
@@ -160,5 +162,3 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def solo(*values: float) -> list[float]:
     return [2 * value for value in values]
-
-

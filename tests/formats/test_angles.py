@@ -20,9 +20,9 @@ def plain() -> Floats:
     for side in ("left", "right"):
         hip, shoulder = (pose[H36M17.joints.index(f"{side}_{joint}")] for joint in ("hip", "shoulder"))
         for n, joint in enumerate(("knee", "ankle"), start=1):
-            pose[H36M17.joints.index(f"{side}_{joint}")] = hip + [0, 0.42 * n, 0]
+            pose[H36M17.joints.index(f"{side}_{joint}")] = hip + np.array([0, 0.42 * n, 0])
         for n, joint in enumerate(("elbow", "wrist"), start=1):
-            pose[H36M17.joints.index(f"{side}_{joint}")] = shoulder + [0, 0.27 * n, 0]
+            pose[H36M17.joints.index(f"{side}_{joint}")] = shoulder + np.array([0, 0.27 * n, 0])
     return pose
 
 
@@ -33,6 +33,14 @@ def angles(pose: Floats) -> dict[str, float]:
 def test_who_stands_straight_has_no_angle_but_the_plane_of_a_hanging_arm_which_is_unknown() -> None:
     for name, angle in angles(plain()).items():
         assert np.isnan(angle) if name.endswith("plane") else angle == pytest.approx(0, abs=1e-9), name
+
+
+def arm(side: str) -> tuple[str, str]:
+    return f"{side}_elbow", f"{side}_wrist"
+
+
+def raised(side: str, elevation: float, plane: float) -> dict[str, float]:
+    return {f"{side}_shoulder_elevation": elevation, f"{side}_shoulder_plane": plane}
 
 
 # In the camera's axes a person who faces the camera looks along -z; a positive turn about x brings what hangs
@@ -46,10 +54,10 @@ def test_who_stands_straight_has_no_angle_but_the_plane_of_a_hanging_arm_which_i
         ("x", 20, ("left_knee", "left_ankle"), "left_hip", {"left_hip_flexion": -20}),
         ("z", -25, ("left_knee", "left_ankle"), "left_hip", {"left_hip_abduction": 25}),
         ("z", 25, ("right_knee", "right_ankle"), "right_hip", {"right_hip_abduction": 25}),
-        ("z", -80, ("left_elbow", "left_wrist"), "left_shoulder", {"left_shoulder_elevation": 80, "left_shoulder_plane": 0}),
-        ("z", 80, ("right_elbow", "right_wrist"), "right_shoulder", {"right_shoulder_elevation": 80, "right_shoulder_plane": 0}),
-        ("x", -60, ("right_elbow", "right_wrist"), "right_shoulder", {"right_shoulder_elevation": 60, "right_shoulder_plane": 90}),
-        ("x", -60, ("left_elbow", "left_wrist"), "left_shoulder", {"left_shoulder_elevation": 60, "left_shoulder_plane": 90}),
+        ("z", -80, arm("left"), "left_shoulder", raised("left", 80, plane=0)),
+        ("z", 80, arm("right"), "right_shoulder", raised("right", 80, plane=0)),
+        ("x", -60, arm("right"), "right_shoulder", raised("right", 60, plane=90)),
+        ("x", -60, arm("left"), "left_shoulder", raised("left", 60, plane=90)),
         ("x", 15, ("head", "head_top"), "thorax", {"neck_flexion": 15}),
         ("z", -15, ("head", "head_top"), "thorax", {"neck_lateral": 15}),
         ("y", -35, UPPER, "thorax", {"trunk_rotation": 35}),

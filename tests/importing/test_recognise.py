@@ -40,7 +40,7 @@ def test_a_file_that_nobody_published_claims_no_licence(
     assert (converted.origin, converted.licence, converted.data) == (UNKNOWN_ORIGIN, "", ())
 
 
-@pytest.mark.parametrize("name", ["weights.pth", "pose.bin", "noname"])
+@pytest.mark.parametrize("name", ["weights.h5", "pose.tflite", "noname"])
 def test_a_kind_that_is_not_read_is_refused_with_those_that_are(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(Unreadable, match=rf"{name} .*PP-TinyPose as OpenVINO IR \(.xml.*RTMDet-nano as ONNX \(.onnx\)"):

@@ -1,0 +1,60 @@
+"""What tests of several folders share: one service with the embedded models, started once."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:  # it brings torch, which most tests do without
+    from service.assembly import Service
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Started:
+    """A service that is ready, on a CPU, and the loop on which it lives: a thread of its own.
+
+    before: what the service said of itself between `build` and `start`.
+    """
+
+    service: Service
+    loop: asyncio.AbstractEventLoop
+    before: dict[str, Any]
+
+    def run(self, work: Coroutine[Any, Any, T], timeout_s: float = 60.0) -> T:
+        """Waits for work on the service's loop, from the test's thread."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout_s)
+
+
+@pytest.fixture(scope="session")
+def started() -> Iterator[Started]:
+    """The embedded models, loaded and warmed: some seconds, once for all tests. Never drain or close it."""
+    from service.assembly import build
+    from service.settings import Settings
+
+    service = build(Settings(device="cpu"))
+    before = {
+        "state": service.state,
+        "reason": service.reason,
+        "engines": service.engines_in_use(),
+        "models": service.models(),
+        "ready": service.metrics.registry.get_sample_value("poselift_ready"),
+    }
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="started-service")
+    thread.start()
+    made = Started(service, loop, before)
+    try:
+        made.run(service.start(), timeout_s=300)
+        yield made
+    finally:
+        made.run(service.close())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
