@@ -17,7 +17,7 @@ from service.batching.batcher import Batcher
 from service.batching.scheduler import Scheduler
 from service.engines.device import Device, check_torch, choose_device
 from service.engines.engine import Engine, Framing
-from service.engines.framing import FinderFraming, LiftFraming, PoseFraming
+from service.engines.framing import FinderFraming, LiftFraming, PoseFraming, PublishedLiftFraming
 from service.engines.openvino_engine import openvino_available, openvino_infer
 from service.engines.torch_engine import torch_infer
 from service.engines.torch_framing import from_pixels
@@ -78,6 +78,7 @@ class Service:
             device = Device(choose_device(self.settings.device))
             settings = self.settings
             window_s = settings.queue_window_ms / 1000
+            self.metrics.device_memory_bytes.set_function(device.memory_bytes)
             scheduler = Scheduler(device, self.metrics, settings.queue_rows, settings.caller_share, window_s)
             self._scheduler = scheduler
             batchers: dict[str, Batcher] = {}
@@ -90,7 +91,9 @@ class Service:
         except Exception as error:
             self.state, self.reason = "failed", str(error) or type(error).__name__
             raise
-        self.lift = LiftPipeline(batchers["lift"], int(self.entries["lift"].manifest.options["frames"]))
+        lifter = self.entries["lift"].manifest
+        centre = lifter.input.get("head") == "centre"
+        self.lift = LiftPipeline(batchers["lift"], int(lifter.options["frames"]), centre)
         self.photo = PhotoPipeline(batchers["person"], batchers["pose"], self.lift)
         self.clip = ClipPipeline(self.photo, self.lift, self.in_decode_pool)
         scheduler.start()
@@ -254,4 +257,5 @@ def _framing(manifest: Manifest, settings: Settings) -> Framing:
         return FinderFraming(manifest.input, settings.person_side)
     if manifest.role == "pose":
         return PoseFraming(manifest.input)
-    return LiftFraming(int(manifest.options["frames"]))
+    frames = int(manifest.options["frames"])
+    return PublishedLiftFraming(frames) if manifest.input.get("form") == "published" else LiftFraming(frames)

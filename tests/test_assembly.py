@@ -329,7 +329,7 @@ def test_cuda_where_there_is_none_fails_and_is_never_the_cpu(device: str) -> Non
 def loaded_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replaces the networks by rules; the threads on which they were loaded."""
     threads: list[str] = []
-    rules = {"person": finder, "pose": detector, "lift": lifter}
+    rules: dict[str, Callable[[Any], Any]] = {"person": finder, "pose": detector, "lift": lifter}
 
     def load(manifest: Manifest, read: Any, settings: Settings, device: str) -> FakeEngine:
         threads.append(threading.current_thread().name)
@@ -344,7 +344,6 @@ def test_a_drained_service_finishes_what_it_took_and_takes_nothing_new() -> None
     async def main() -> None:
         service = build(on_cpu())
         await service.start()
-        assert service.state == "ready"
         picture = Picture(draw(street(), (50, 40, 60, 150), RED), None, "png")
         taken = asyncio.create_task(service.lift.lift(np.zeros((1, 17, 3), np.float32), LIFT, call()))
         await asyncio.sleep(0)

@@ -22,9 +22,8 @@ from service.errors import OutOfRange, TooLarge, UnknownKind, Unreadable
 from service.geometry.skeletons import skeleton_named
 from service.people import Array
 from service.pipelines.call import Class
-from service.pipelines.lift import FASTEST, SLOWEST, Lifted, LiftOptions, sequence_times
+from service.pipelines.lift import FASTEST, SLOWEST, Lifted, LiftOptions
 from service.pipelines.photo import joint_states
-from service.pipelines.smoothing import smooth
 
 from .access import begin_call
 from .images import metre_values
@@ -41,7 +40,6 @@ MAX_BODY_BYTES = 64 * MEGABYTE
 _PARSED_AT_ONCE = 64 * 1024
 _ANSWERED_AT_ONCE = 1000  # frames
 _FAR_S = 1e10  # a clock in seconds since 1970 is well below
-_BLOCK, _MARGIN = 512, 64  # frames; at the highest rate the margin is still six widths of the smoothing window
 _MSGPACK = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
 _JSON = ("", "application/json", "application/x-www-form-urlencoded")  # the last is what curl -d says of everything
 
@@ -121,24 +119,13 @@ def read_sequences(body: bytes, kind: str, max_frames: int, max_people: int) -> 
         fps=fields.fps,
         times=times,
         centre=fields.frames == "centre",
+        smooth=fields.smooth,
         mirrored=fields.mirrored,
         stature=fields.stature,
         camera=camera_options(fields.camera),
         models=model_names(fields.models),
     )
-    if fields.smooth:
-        people = [_smoothed(points, sequence_times(len(points), options)) for points in people]
     return Sequences(people, options, one, fields.states)
-
-
-def _smoothed(points: Array, times: NDArray[np.float64]) -> Array:
-    """Block by block: smoothing compares every frame with every other, and far ones do not touch each other."""
-    blocks = []
-    for first in range(0, len(points), _BLOCK):
-        start = max(0, first - _MARGIN)
-        around = slice(start, first + _BLOCK + _MARGIN)
-        blocks.append(smooth(points[around], times[around])[first - start : first - start + _BLOCK])
-    return np.concatenate(blocks)
 
 
 def _parse(body: bytes, kind: str) -> dict[str, Any]:

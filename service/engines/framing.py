@@ -101,7 +101,7 @@ class FinderFraming:
     """RTMDet's: the picture letterboxed into a square, distances from the cells' corners, suppression by overlap."""
 
     strides = (8, 16, 32)
-    least_score = 0.01
+    least_logit = -4.6  # a chance of 0.01; far below, the exponential would overflow
 
     def __init__(self, preset: Mapping[str, Any], side: int) -> None:
         self.side = side
@@ -120,12 +120,12 @@ class FinderFraming:
         """levels: (rows, columns, 5) logit, left, top, right, bottom in input pixels, one for each stride."""
         corners, scores = [], []
         for level, stride in zip(levels, self.strides, strict=True):
-            score = 1 / (1 + np.exp(-level[..., 0]))
-            row, column = np.nonzero(score > self.least_score)
+            logit = level[..., 0]
+            row, column = np.nonzero(logit > self.least_logit)
             left, top, right, bottom = level[row, column, 1:].T
             x, y = column * stride, row * stride
             corners.append(np.stack([x - left, y - top, x + right, y + bottom], axis=1))
-            scores.append(score[row, column])
+            scores.append(1 / (1 + np.exp(-logit[row, column])))
         height, width = picture.shape[:2]
         scale = self.side / max(height, width)
         fitted = np.array([max(1, round(width * scale)) / width, max(1, round(height * scale)) / height])

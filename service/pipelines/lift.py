@@ -19,7 +19,8 @@ from service.geometry.skeletons import SKELETONS, mirror_order, to_h36m17
 from service.people import Scale
 
 from .call import Call, CameraOptions, check_models, choose_camera, run_rows
-from .windows import plan_windows, resample, uniform_times
+from .smoothing import smooth
+from .windows import plan_centres, plan_windows, resample, uniform_times
 
 Array = NDArray[np.float32]
 
@@ -39,6 +40,7 @@ class LiftOptions:
     fps: float = 30.0
     times: NDArray[np.float64] | None = None
     centre: bool = False
+    smooth: bool = False
     mirrored: bool = False
     stature: float | None = None
     camera: CameraOptions = CameraOptions()
@@ -59,8 +61,9 @@ class Lifted:
 class LiftPipeline:
     """Lifts through one engine's queue."""
 
-    def __init__(self, batcher: Batcher, frames: int) -> None:
-        self.batcher, self.frames = batcher, frames
+    def __init__(self, batcher: Batcher, frames: int, centre: bool = False) -> None:
+        """frames: of a window; centre: the network answers only its middle one (published lifters)."""
+        self.batcher, self.frames, self.centre = batcher, frames, centre
 
     @property
     def models(self) -> dict[str, str]:
@@ -83,14 +86,14 @@ class LiftPipeline:
         width, height = options.image_size
         camera = choose_camera(width, height, options.camera)
         camera = unmirrored_camera(camera, width) if options.mirrored else camera
+        times = [sequence_times(len(points), options) for points in people]
         sequences = []
-        for points in people:
-            joints = to_h36m17(points, options.skeleton)
+        for points, at in zip(people, times, strict=True):
+            joints = to_h36m17(smooth(points, at) if options.smooth else points, options.skeleton)
             sequences.append(unmirrored(joints, width) if options.mirrored else joints)
         given = options.skeleton == "h36m17"
         lifted = []
         scale = Scale(options.stature, "given") if options.stature is not None else Scale()
-        times = [sequence_times(len(sequence), options) for sequence in sequences]
         poses = await self.poses(sequences, times, options.image_size, given, call)
         for sequence, at, joints in zip(sequences, times, poses, strict=True):
             sized = to_stature(joints, scale.stature)
@@ -115,7 +118,12 @@ class LiftPipeline:
             sequence if grid is None else resample(sequence, at, grid)
             for sequence, at, grid in zip(sequences, times, grids, strict=True)
         ]
-        plans = [plan_windows(len(sequence), self.frames, STRIDE) for sequence in even]
+        plans = [
+            plan_centres(len(sequence), self.frames)
+            if self.centre
+            else plan_windows(len(sequence), self.frames, STRIDE)
+            for sequence in even
+        ]
         windows = [(sequence, indices) for sequence, plan in zip(even, plans, strict=True) for indices in plan.indices]
         answers: list[Array] = []
         for first in range(0, len(windows), CHUNK):

@@ -36,6 +36,13 @@ def plan_windows(count: int, frames: int, stride: int) -> Plan:
     return Plan(starts[:, None] + np.arange(frames), owner, every - starts[owner])
 
 
+def plan_centres(count: int, frames: int) -> Plan:
+    """A window a frame, ends repeated: for a lifter that answers only the centre of its `frames` (odd)."""
+    every = np.arange(count)
+    indices = np.clip(every[:, None] + np.arange(frames) - frames // 2, 0, count - 1)
+    return Plan(indices, every, np.full(count, frames // 2))
+
+
 def uniform_times(times: NDArray[np.float64], slowest: float, fastest: float) -> NDArray[np.float64] | None:
     """The times to resample to, or None where the sequence may stay as it is.
 

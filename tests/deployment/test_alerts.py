@@ -181,6 +181,14 @@ CASES = [
     Case(
         "PoseliftModelsDiffer",
         False,
+        40,
+        {of("poselift_model_info", f'{LIFT}, version="1"'): "1x100"}
+        | {of("poselift_model_info", f'{LIFT}, version="2"', OTHER): "1x100"},
+        "a rollout that is under way",
+    ),
+    Case(
+        "PoseliftModelsDiffer",
+        False,
         90,
         {of("poselift_model_info", f'{LIFT}, version="1"'): "1x20 stale"}
         | {of("poselift_model_info", f'{LIFT}, version="2"', OTHER): "1x100"},
@@ -198,20 +206,23 @@ def promtool(*arguments: str) -> str:
 
 
 def as_promtool_reads(case: Case) -> dict[str, Any]:
-    """A case as promtool reads it: which alerts of that name fire then."""
+    """A case as promtool reads it: which alerts of that name fire then, and that none did before its `for` was over."""
     asked = f'count(ALERTS{{alertname="{case.alert}", alertstate="firing"}})'
+    expected = {case.minute: [{"labels": "{}", "value": 1}] if case.fires else []}
+    if patience := minutes(ALERTS[case.alert].get("for", "0m")):
+        expected[patience - 1] = []
     return {
         "name": f"{case.alert}: {'fires' if case.fires else 'silent'} {case.why}",
         "interval": "1m",
         "input_series": [{"series": series, "values": values} for series, values in case.series.items()],
         "promql_expr_test": [
-            {
-                "expr": asked,
-                "eval_time": f"{case.minute}m",
-                "exp_samples": [{"labels": "{}", "value": 1}] if case.fires else [],
-            }
+            {"expr": asked, "eval_time": f"{minute}m", "exp_samples": samples} for minute, samples in expected.items()
         ],
     }
+
+
+def minutes(text: str) -> int:
+    return int(text[:-1]) * {"m": 1, "h": 60}[text[-1]]
 
 
 def write_rules(folder: Path, groups: list[dict[str, Any]]) -> Path:

@@ -136,6 +136,26 @@ def test_a_network_of_one_frame_answers_long_sequences_too() -> None:
     np.testing.assert_allclose(asyncio.run(main()), expected(walk(20)), atol=1e-4)
 
 
+def test_a_network_that_answers_its_centre_alone_answers_every_frame() -> None:
+    def centre_alone(row: WindowRow) -> Array:
+        poses = np.zeros((FRAMES, 17, 3), np.float32)
+        poses[FRAMES // 2] = lifter(row)[FRAMES // 2]
+        return poses
+
+    async def main() -> Array:
+        async with running(FakeEngine("lift", centre_alone)) as (batcher,):
+            return (await LiftPipeline(batcher, FRAMES, centre=True).lift(walk(60), OPTIONS, call())).joints
+
+    np.testing.assert_allclose(asyncio.run(main()), expected(walk(60)), atol=1e-4)
+
+
+def test_smoothing_calms_the_points_before_they_are_lifted() -> None:
+    points = walk(60)
+    points[..., :2] += np.random.default_rng(5).normal(0, 4, (60, 1, 2)).astype(np.float32)
+    rough, calm = (lifted(points, replace(OPTIONS, smooth=smooth)).joints for smooth in (False, True))
+    assert np.abs(np.diff(calm, n=2, axis=0)).mean() < 0.5 * np.abs(np.diff(rough, n=2, axis=0)).mean()
+
+
 # ---- Scale and place
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.pipelines.smoothing import Array, OneEuro, smooth
+from service.pipelines.smoothing import BLOCK, Array, OneEuro, smooth
 
 
 def walk(frames: int, fps: float, seed: int = 0) -> tuple[Array, np.ndarray]:
@@ -84,6 +84,19 @@ def test_time_runs_the_same_in_both_directions() -> None:
     points, times = walk(40, 30)
     backwards = smooth(points[::-1], times[-1] - times[::-1])[::-1]
     np.testing.assert_allclose(smooth(points, times), backwards, atol=1e-3)
+
+
+def test_no_seam_shows_in_a_long_sequence() -> None:
+    points, times = walk(2 * BLOCK + 100, 240)
+    points[..., :2] += np.random.default_rng(4).normal(0, 3, points[..., :2].shape).astype(np.float32)
+    smoothed = smooth(points, times)
+    for seam in (BLOCK, 2 * BLOCK):
+        around = slice(seam - 100, seam + 100)
+        np.testing.assert_allclose(smoothed[around][80:120], smooth(points[around], times[around])[80:120], atol=1e-3)
+
+
+def test_no_frames_in_no_frames_out() -> None:
+    assert smooth(np.zeros((0, 17, 3), np.float32), np.zeros(0)).shape == (0, 17, 3)
 
 
 def test_half_the_rate_smooths_over_as_many_seconds() -> None:

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from service.pipelines.windows import plan_windows, resample, uniform_times
+from service.pipelines.windows import plan_centres, plan_windows, resample, uniform_times
 
 COUNTS = [1, 2, 3, 26, 27, 28, 29, 35, 36, 37, 53, 54, 100, 1001]
 
@@ -37,6 +37,16 @@ def test_inner_frames_lie_central_and_no_frame_has_a_better_window(count: int) -
     assert (off_centre[13:-13] <= 4).all()
     all_windows = np.abs(np.arange(count)[:, None] - plan.indices[None, :, 13])
     np.testing.assert_array_equal(off_centre, all_windows.min(axis=1))
+
+
+@pytest.mark.parametrize("frames", [1, 9, 27])
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_window_a_frame_has_that_frame_in_its_centre(count: int, frames: int) -> None:
+    plan = plan_centres(count, frames)
+    np.testing.assert_array_equal(plan.indices[:, frames // 2], np.arange(count))
+    np.testing.assert_array_equal(plan.indices[plan.owner, plan.place], np.arange(count))
+    steps = np.diff(plan.indices, axis=1)
+    assert ((steps == 0) | (steps == 1)).all()
 
 
 def test_a_short_sequence_lies_in_the_middle_of_one_window() -> None:
@@ -130,3 +140,11 @@ def test_a_little_jitter_is_left_alone() -> None:
 
 def test_one_frame_has_no_rate() -> None:
     assert uniform_times(np.array([5.0]), 10, 60) is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 26, 27, 28, 60])
+def test_centre_plans_answer_every_frame_by_a_window_of_its_own(count: int) -> None:
+    plan = plan_centres(count, 27)
+    assert plan.indices.shape == (count, 27)
+    answered = plan.indices[plan.owner, plan.place]
+    np.testing.assert_array_equal(answered, np.arange(count))

@@ -9,7 +9,7 @@ import pytest
 from service.engines.framing import PoseFraming
 from service.geometry.crops import cells_to_input, crop_of_box, cut, to_input
 from service.geometry.heatmaps import decode_dark
-from training.data.crops import CropMaker, CropRecipe, blurred, covered, half_body, mirrored, recoloured
+from training.data.crops import CropMaker, CropRecipe, blurred, covered, half_body, heatmap_size, mirrored, recoloured
 from training.data.photos import PhotoSet, PhotoSetRecipe, read_photos, read_picture
 
 PRESET: dict[str, Any] = {
@@ -57,6 +57,11 @@ def test_joints_stay_on_their_blots_whatever_is_drawn(photos: Path) -> None:
             seen += 1
             assert abs(int(blue) - 15 * joint) < 25 and abs(int(green) - (255 - 15 * joint)) < 25
     assert seen > 200
+
+
+def test_heatmaps_have_the_size_that_the_network_gives_by_either_stride() -> None:
+    for transform in ("centre", "official", "alphapose", "udp"):
+        assert heatmap_size(PoseFraming(PRESET | {"transform": transform})) == (24, 32)
 
 
 def test_mirroring_twice_is_nothing_and_once_swaps_the_sides() -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from service.engines.framing import PoseFraming
 from service.geometry.heatmaps import gaussian_targets, merge_mirrored
 from service.networks import create, load_weights
+from service.networks.lite_hrnet import ConvNorm
 from training.data.crops import CropBatch
-from training.norms import ConvNorm
 from training.pose import PoseLoss, PoseTask, Teacher, as_heatmaps, cross_entropy, read_sets, squared_error, train
 from training.recipe import read_recipe
 from training.start import read_start, weights_of

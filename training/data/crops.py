@@ -87,7 +87,7 @@ class CropMaker:
         pixels, joints = np.stack([pixels for pixels, _ in crops]), np.stack([joints for _, joints in crops])
         framing = self.framing
         cells = input_to_cells(joints[..., :2], framing.stride, framing.shift)
-        columns, rows = round(framing.width / framing.stride), round(framing.height / framing.stride)
+        columns, rows = heatmap_size(framing)
         targets, inside = gaussian_targets(cells, joints[..., 2], columns, rows, self.recipe.sigma)
         return CropBatch(pixels, targets, inside * joints[..., 2])
 
@@ -102,7 +102,9 @@ class CropMaker:
         turns = rng.random() < recipe.rotated
         degrees = np.clip(rng.normal(0, recipe.rotation), -2 * recipe.rotation, 2 * recipe.rotation) if turns else 0.0
         where = np.concatenate([middle - size / 2, size])
-        crop = crop_of_box(where, framing.width, framing.height, framing.padding, float(degrees))
+        crop = crop_of_box(
+            where, framing.width, framing.height, framing.padding, float(degrees), transform=framing.transform
+        )
         pixels, joints = cut(read_picture(photo.file), crop), to_input(person.joints, crop)
         if rng.random() < recipe.flipped:
             pixels, joints = mirrored(pixels, joints, framing.order)
@@ -110,6 +112,14 @@ class CropMaker:
         pixels = recoloured(pixels, rng, recipe.colour, recipe.grey)
         pixels = blurred(pixels, rng) if rng.random() < recipe.blurred else pixels
         return np.ascontiguousarray(pixels), joints
+
+
+def heatmap_size(framing: PoseFraming) -> tuple[int, int]:
+    """Columns and rows of a heatmap. UDP's stride is between the first and the last cell, others' is a cell's width."""
+    if isinstance(framing.stride, tuple):
+        across, along = framing.stride
+        return round((framing.width - 1) / across) + 1, round((framing.height - 1) / along) + 1
+    return round(framing.width / framing.stride), round(framing.height / framing.stride)
 
 
 def half_body(person: LabelledPerson, rng: Generator) -> Array:

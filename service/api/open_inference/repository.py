@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from pydantic import Field
 
 from service.errors import NotReady, OutOfRange, TooLarge, Unknown, Unreadable
 from service.media.pictures import Picture, read_picture
@@ -23,7 +24,7 @@ from service.pipelines.lift import TRAINED_STATURE
 from service.pipelines.tensors import crop_size, detect_in_crops, find_boxes, lift_tensor
 
 from ..images import photo_answer, picture_limits
-from ..schemas import FARTHEST_PX, CommonOptions, Options, PhotoFields, options_from_query, photo_options
+from ..schemas import FARTHEST_PX, Options, PhotoFields, options_from_query, photo_options
 from .wire import BYTES, InferRequest, Parameters, Tensor, TensorSpec
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ class NoFields(Options):
 class LiftTensorFields(Options):
     """Options of a lifter."""
 
-    stature: float | None = CommonOptions.model_fields["stature"]
+    stature: float = Field(
+        TRAINED_STATURE, ge=0.3, le=3.0, description="metres from 0.3 to 3: standing height that the answer is for"
+    )
 
 
 @dataclass(frozen=True)
@@ -291,7 +294,7 @@ async def _lift(asked: Asked) -> Answered:
     whole = sizes.array.astype(np.int64) if _within(sizes.array, 1, FARTHEST_PX) else None
     if whole is None or (whole != sizes.array).any():
         raise OutOfRange("`image_size` must be whole pixels from 1", field="image_size", limit=[1, FARTHEST_PX])
-    stature = options_from_query(LiftTensorFields, asked.options).stature or TRAINED_STATURE
+    stature = options_from_query(LiftTensorFields, asked.options).stature
     known = _known(points.array)
     joints = await lift_tensor(asked.service.lift, known, whole, stature, asked.call)
     return Answered({"joints3d": Tensor.of("joints3d", joints)}, count)
@@ -304,7 +307,7 @@ def _within(values: NDArray[Any], low: float, high: float) -> bool:
 
 def _known(points: Array) -> Array:
     """(n, frames, 17, 3) checked. A joint whose x and y are both NaN is unknown, whatever its score."""
-    unknown = np.isnan(points[..., :2]).all(axis=-1)
+    unknown: NDArray[np.bool_] = np.asarray(np.isnan(points[..., :2]).all(axis=-1))
     if not _within(points[..., :2][~unknown], -FARTHEST_PX, FARTHEST_PX):
         message = f"`keypoints` must lie within {FARTHEST_PX:g} pixels; an unknown joint has NaN for both x and y"
         raise OutOfRange(message, field="keypoints", limit=[-FARTHEST_PX, FARTHEST_PX])

@@ -32,6 +32,7 @@ from .wire import (
     LENGTH_HEADER,
     InferRequest,
     Parameters,
+    Tensor,
     TensorSpec,
     compressed,
     decompressed,
@@ -226,7 +227,7 @@ def _read(body: bytes, coding: str, limit: int, header: str | None, inputs: list
 
 
 def _write(
-    model: Served, asked: InferRequest, tensors: list[repository.Tensor], packing: str | None
+    model: Served, asked: InferRequest, tensors: list[Tensor], packing: str | None
 ) -> tuple[bytes, dict[str, str]]:
     content, json_bytes = write_response(model.name, model.version, asked, tensors)
     headers = {"Content-Type": "application/json" if json_bytes is None else "application/octet-stream"}

@@ -1,7 +1,7 @@
 """What the models have done, in the words of the Open Inference Protocol's statistics extension. Nanoseconds.
 
-`inference_stats` are of the requests under /v2; how many rows and batches a model ran is of all doors, from the metrics,
-for it is with everybody's rows that one's own are batched.
+`inference_stats` are of the requests under /v2; how many rows and batches a model ran is of all doors, from the
+metrics, for it is with everybody's rows that one's own are batched.
 """
 
 from __future__ import annotations

@@ -279,12 +279,12 @@ def _tensor(entry: dict[str, Any], place: str, tail: memoryview | None, offset: 
     return _from_bytes(name, datatype, shape, tail[offset : offset + size], place), size
 
 
-def _shape(value: object, place: str) -> tuple[int, ...]:
+def _shape(value: Any, place: str) -> tuple[int, ...]:
     fits = isinstance(value, list) and len(value) <= _MOST_AXES
     # Not isinstance: true is no length.
-    if not fits or not all(type(axis) is int and 0 <= axis <= _LONGEST_AXIS for axis in value):  # type: ignore[attr-defined]
+    if not fits or not all(type(axis) is int and 0 <= axis <= _LONGEST_AXIS for axis in value):
         raise _bad(f"`{place}` must be a list of whole numbers from 0; got {_shown(value)}", place, [0, _LONGEST_AXIS])
-    shape = tuple(value)  # type: ignore[arg-type]
+    shape = tuple(value)
     if math.prod(max(axis, 1) for axis in shape) > _MOST_ELEMENTS:
         raise _bad(f"`{place}` is {list(shape)}, more than any body holds", place, _MOST_ELEMENTS)
     return shape
@@ -325,8 +325,8 @@ def _from_json(name: str, datatype: str, shape: tuple[int, ...], data: object, p
         raise _bad(f"`{place}`: {datatype} has no form in JSON; send it binary", place, "binary")
     values = _flat(data, shape, place)
     kinds = set(map(type, values))
-    known: set[type] = {int, float} if datatype.startswith("FP") else {int}
-    known = {"BOOL": {bool}, BYTES: {str}}.get(datatype, known)
+    of_datatype: dict[str, set[type]] = {"BOOL": {bool}, BYTES: {str}, "FP32": {int, float}, "FP64": {int, float}}
+    known = of_datatype.get(datatype, {int})
     if not kinds <= known:
         wrong = next(value for value in values if type(value) not in known)
         raise _bad(f"`{place}` must hold {datatype} values; got {_shown(wrong)}", place, datatype)

@@ -1,0 +1,117 @@
+"""A service whose queues and framing are real and whose networks are rules: a joint is where a crop is brightest."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batching.scheduler import Scheduler
+from service.engines.device import Device
+from service.engines.engine import Engine
+from service.engines.framing import PoseFraming
+from service.pipelines.lift import LiftPipeline
+from service.pipelines.photo import PhotoPipeline
+from tests.api.fake import FakeService
+from tests.pipelines.fake import FRAMES, FakeEngine, finder, lifter
+
+HEIGHT, WIDTH, STRIDE = 16, 12, 4
+PRESET = {
+    "width": WIDTH,
+    "height": HEIGHT,
+    "padding": 1.25,
+    "stride": STRIDE,
+    "shift": [-1.5, -1.5],  # this network answers with the middle of its cells
+    "flip_shift": 0,
+    "decode": "argmax",
+}
+PATIENCE_S = 10.0
+
+
+class Brightness:
+    """Heatmaps are the brightness of each cell, the same for all joints; answers while `gate` is open."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = 0
+
+    def __call__(self, inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        self.begun += 1
+        assert self.gate.wait(PATIENCE_S)
+        cells = inputs.reshape(len(inputs), HEIGHT // STRIDE, STRIDE, WIDTH // STRIDE, STRIDE, 3)
+        bright = cells.mean(axis=(2, 4, 5), dtype=np.float32) / 255
+        return [np.repeat(bright[:, None], 17, axis=1)]
+
+
+def pose_engine(network: Brightness) -> Engine:
+    return Engine(
+        "bright@3",
+        "pose",
+        PoseFraming(PRESET),
+        network,
+        sizes=(1, 2, 4, 8, 16),
+        budget=16,
+        pads=False,
+        runtime="fake",
+        precision="f32",
+    )
+
+
+class TinyService(FakeService):
+    """Starts like the real one. Of the store's models, `spare` is not in use."""
+
+    photo: PhotoPipeline  # type: ignore[assignment]
+    lift: LiftPipeline  # type: ignore[assignment]
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__("starting", **settings)
+        self.network = Brightness()
+        self.labels: dict[str, str] = {}
+
+    async def start(self) -> None:
+        self._scheduler = Scheduler(Device("cpu"), self.metrics, self.settings.queue_rows, 1.0)
+        engines = FakeEngine("person", finder), pose_engine(self.network), FakeEngine("lift", lifter)
+        person, pose, lift = (self._scheduler.add(engine) for engine in engines)
+        self.lift = LiftPipeline(lift, FRAMES)
+        self.photo = PhotoPipeline(person, pose, self.lift)
+        self.labels = {engine.role: engine.label for engine in engines}
+        self._scheduler.start()
+        self.state, self.reason = "ready", ""
+
+    def engines_in_use(self) -> dict[str, dict[str, str]]:
+        facts = {"runtime": "fake", "device": "cpu", "precision": "f32"}
+        return {role: {"model": label, **facts} for role, label in self.labels.items()}
+
+    def models(self) -> list[dict[str, Any]]:
+        listed = [*self.labels.values(), "spare@1", "bright@2"]
+        return [{"name": label.split("@")[0], "version": int(label.split("@")[1])} for label in listed]
+
+    async def close(self) -> None:
+        self.network.gate.set()
+        await self._scheduler.close()
+        await super().close()
+
+
+def crops(count: int) -> NDArray[np.uint8]:
+    """(count, HEIGHT, WIDTH, 3), dark but for one cell each."""
+    made = np.full((count, HEIGHT, WIDTH, 3), 20, np.uint8)
+    for n, (row, column) in enumerate(_cells(count)):
+        made[n, row * STRIDE : (row + 1) * STRIDE, column * STRIDE : (column + 1) * STRIDE] = 200 + n
+    return made
+
+
+def bright_places(count: int) -> NDArray[np.float32]:
+    """(count, 17, 3): the middles of the bright cells, which is what the keypoints of `crops` are."""
+    places = [
+        ((column + 0.5) * STRIDE, (row + 0.5) * STRIDE, (200 + n) / 255)
+        for n, (row, column) in enumerate(_cells(count))
+    ]
+    return np.repeat(np.array(places, np.float32).reshape(count, 1, 3), 17, axis=1)
+
+
+def _cells(count: int) -> list[tuple[int, int]]:
+    columns = WIDTH // STRIDE
+    return [(n // columns % (HEIGHT // STRIDE), n % columns) for n in range(count)]

@@ -1,0 +1,149 @@
+"""The promise of an engine: any rows, in order, from runs of warmed sizes; a bad row fails alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.engines.engine import Engine
+from service.errors import EngineFailed, NotFinite
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A row: as many numbers as it costs."""
+
+    values: tuple[float, ...]
+
+    @property
+    def cost(self) -> int:
+        return len(self.values)
+
+
+class Sums:
+    """A row is answered with the sums of its outputs."""
+
+    def inputs(self, rows: Sequence[Numbers]) -> NDArray[Any]:
+        return np.array([[value, value] for row in rows for value in row.values])
+
+    def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[Numbers]) -> list[tuple[float, ...]]:
+        ends = np.cumsum([row.cost for row in rows])[:-1]
+        return [tuple(float(part.sum()) for part in parts) for parts in zip(*(np.split(o, ends) for o in outputs))]
+
+    def example(self) -> NDArray[Any]:
+        return np.ones((1, 2))
+
+
+class Network:
+    """Two outputs: the inputs' first numbers doubled, and both negated. Remembers the sizes that it ran."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.surplus = 0
+
+    def __call__(self, inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        self.sizes.append(len(inputs))
+        inputs.flags.writeable = False
+        answered = np.concatenate([inputs, inputs])[: len(inputs) + self.surplus]
+        return [2 * answered[:, 0], -answered]
+
+
+def engine_of(network: Network, sizes: Sequence[int] = (4, 1, 16), pads: bool = False) -> Engine:
+    return Engine(
+        "adder@1", "lift", Sums(), network, sizes=sizes, budget=16, pads=pads, runtime="fake", precision="f32"
+    )
+
+
+def rows_of(*values: float | tuple[float, ...]) -> list[Numbers]:
+    return [Numbers(value if isinstance(value, tuple) else (value,)) for value in values]
+
+
+def run(engine: Engine, rows: Sequence[Numbers]) -> list[Any]:
+    return engine.run(engine.prepare(rows))
+
+
+@pytest.mark.parametrize("pads", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 15, 16, 17, 35])
+def test_batched_equals_single_at_any_size(count: int, pads: bool) -> None:
+    network = Network()
+    engine = engine_of(network, pads=pads)
+    rows = rows_of(*np.arange(1.0, count + 1))
+    assert run(engine, rows) == [run(engine, [row])[0] for row in rows]
+    assert run(engine, rows)[-1] == (2 * count, -2 * count)
+    assert set(network.sizes) <= set(engine.sizes)
+
+
+@pytest.mark.parametrize(
+    ("count", "runs"), [(1, [1]), (3, [1, 1, 1]), (4, [4]), (6, [4, 1, 1]), (16, [16]), (21, [16, 4, 1]), (33, [16, 16, 1])]
+)
+def test_without_padding_a_rest_is_made_up_of_smaller_sizes(count: int, runs: list[int]) -> None:
+    network = Network()
+    run(engine_of(network), rows_of(*range(count)))
+    assert network.sizes == runs
+
+
+@pytest.mark.parametrize(("count", "runs"), [(1, [1]), (2, [4]), (4, [4]), (5, [16]), (16, [16]), (33, [16, 16, 1])])
+def test_with_padding_a_rest_goes_up_to_the_next_size(count: int, runs: list[int]) -> None:
+    network = Network()
+    run(engine_of(network, pads=True), rows_of(*range(count)))
+    assert network.sizes == runs
+
+
+def test_padding_needs_no_size_of_one() -> None:
+    network = Network()
+    assert run(engine_of(network, sizes=(8,), pads=True), rows_of(3)) == [(6, -6)]
+    assert network.sizes == [8]
+
+
+def test_without_padding_sizes_begin_with_one() -> None:
+    with pytest.raises(ValueError, match="must begin with 1"):
+        engine_of(Network(), sizes=(2, 4))
+
+
+@pytest.mark.parametrize("pads", [True, False])
+def test_dear_rows_among_plain_ones_come_back_in_order(pads: bool) -> None:
+    rows = rows_of(1, (2, 3), 4, (5, 6), (7, 8, 9), 10)
+    assert run(engine_of(Network(), pads=pads), rows) == [(2 * s, -2 * s) for s in (1, 5, 4, 11, 24, 10)]
+
+
+def test_warming_runs_every_size_and_no_other() -> None:
+    network = Network()
+    engine = engine_of(network)
+    engine.warm()
+    assert network.sizes == [16, 16, 4, 4, 1, 1]
+    assert engine.sizes == (1, 4, 16)
+
+
+@pytest.mark.parametrize("pads", [True, False])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_fails_alone(bad: float, pads: bool) -> None:
+    network = Network()
+    answers = run(engine_of(network, pads=pads), rows_of(1, bad, 3, (4, bad), (5, 6)))
+    failed = [answers[1], answers[3]]
+    assert all(isinstance(answer, NotFinite) and "adder@1" in str(answer) for answer in failed)
+    assert failed[0] is not failed[1]
+    assert [answers[0], answers[2], answers[4]] == [(2, -2), (6, -6), (22, -22)]
+
+
+@pytest.mark.parametrize("pads", [True, False])
+def test_no_finite_row_at_all_is_an_error_each(pads: bool) -> None:
+    answers = run(engine_of(Network(), pads=pads), rows_of(np.nan, np.nan))
+    assert [type(answer) for answer in answers] == [NotFinite, NotFinite]
+
+
+@pytest.mark.parametrize("pads", [True, False])
+@pytest.mark.parametrize("surplus", [-1, 1])
+@pytest.mark.parametrize("count", [1, 3, 4, 6])
+def test_another_number_of_answers_is_a_failure_that_says_so(count: int, surplus: int, pads: bool) -> None:
+    network = Network()
+    network.surplus = surplus
+    engine = engine_of(network, pads=pads)
+    with pytest.raises(EngineFailed, match=r"adder@1 answered \d+ rows to \d+"):
+        run(engine, rows_of(*range(count)))
+    network.surplus = 0
+    assert run(engine, rows_of(1)) == [(2, -2)]
