@@ -70,7 +70,8 @@ def test_a_file_of_no_known_kind_is_not_imported(tmp_path: Path, capsys: pytest.
 def test_predict_writes_people_and_a_picture_and_names_what_failed(tmp_path: Path) -> None:
     photos, results = tmp_path / "photos", tmp_path / "results"
     photos.mkdir()
-    cv2.imwrite(str(photos / "astronaut.jpg"), skimage.data.astronaut()[:, :, ::-1])
+    astronaut = np.asarray(skimage.data.astronaut())  # type: ignore[no-untyped-call]
+    cv2.imwrite(str(photos / "astronaut.jpg"), astronaut[:, :, ::-1])
     cv2.imwrite(str(photos / "nobody.png"), np.full((64, 64, 3), 90, np.uint8))
     (photos / "torn.jpg").write_bytes((photos / "astronaut.jpg").read_bytes()[:5000])
     command = [sys.executable, "-m", "service", "predict", str(photos), "--output", str(results), "--overlay"]

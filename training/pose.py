@@ -143,6 +143,7 @@ class PoseTask:
             heatmaps = as_heatmaps(module(self.crops(pixels)).float(), self.weights.kind, self.sigma)
             answers = self.framing.answers([heatmaps.cpu().numpy()], [row for _, row in rows])
             for (image_id, _), points in zip(rows, answers, strict=True):
+                assert isinstance(points, np.ndarray)  # the rows have boxes: answers are in the picture
                 yield pose_result(image_id, points)
 
 

@@ -180,9 +180,7 @@ class PoseFraming:
     def example(self) -> Pixels:
         return np.zeros((1, self.height, self.width, 3), np.uint8)
 
-    def answers(
-        self, outputs: Sequence[NDArray[Any]], rows: Sequence[CropRow | TensorCropRow]
-    ) -> list[Array | CropPose]:
+    def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[CropRow | TensorCropRow]) -> list[Any]:
         """(17, 3) a row: x, y in picture pixels, score 0..1; a CropPose for a crop that was given as such."""
         heatmaps = outputs[0]
         first = np.cumsum([0, *(row.cost for row in rows)])[:-1]

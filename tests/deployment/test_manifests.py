@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 
-import jsonschema  # type: ignore[import-untyped]
-import kubernetes_validate  # type: ignore[import-untyped]
+import jsonschema
+import kubernetes_validate
 import pytest
 
 from .rendering import COMPONENTS, KUBERNETES, OVERLAYS, SCHEMAS, Manifest, everything, only, render_with

@@ -33,7 +33,8 @@ class Sums:
 
     def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[Numbers]) -> list[tuple[float, ...]]:
         ends = np.cumsum([row.cost for row in rows])[:-1]
-        return [tuple(float(part.sum()) for part in parts) for parts in zip(*(np.split(o, ends) for o in outputs))]
+        split = [np.split(output, ends) for output in outputs]
+        return [tuple(float(part.sum()) for part in parts) for parts in zip(*split, strict=True)]
 
     def example(self) -> NDArray[Any]:
         return np.ones((1, 2))
@@ -79,7 +80,8 @@ def test_batched_equals_single_at_any_size(count: int, pads: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "runs"), [(1, [1]), (3, [1, 1, 1]), (4, [4]), (6, [4, 1, 1]), (16, [16]), (21, [16, 4, 1]), (33, [16, 16, 1])]
+    ("count", "runs"),
+    [(1, [1]), (3, [1, 1, 1]), (4, [4]), (6, [4, 1, 1]), (16, [16]), (21, [16, 4, 1]), (33, [16, 16, 1])],
 )
 def test_without_padding_a_rest_is_made_up_of_smaller_sizes(count: int, runs: list[int]) -> None:
     network = Network()

@@ -9,7 +9,8 @@ from torch import nn
 
 from service.engines.torch_framing import from_pixels
 
-PRESET = {"mean": [123.675, 116.28, 103.53], "deviation": [58.395, 57.12, 57.375], "colour": "rgb"}
+MEAN, DEVIATION = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+PRESET = {"mean": MEAN, "deviation": DEVIATION, "colour": "rgb"}
 
 
 def pixels(count: int = 2) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -20,13 +21,13 @@ def pixels(count: int = 2) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 def test_normalisation_is_numpys(colour: str) -> None:
     given = pixels()
     ordered = given if colour == "rgb" else given[..., ::-1]
-    wanted = (ordered.astype(np.float64) - PRESET["mean"]) / PRESET["deviation"]
+    wanted = (ordered.astype(np.float64) - MEAN) / DEVIATION
     network = from_pixels(nn.Identity(), PRESET | {"colour": colour})
     np.testing.assert_allclose(network(torch.from_numpy(given)).numpy(), wanted.transpose(0, 3, 1, 2), atol=1e-6)
 
 
-def test_a_preset_in_bgr_of_mirrored_figures_is_the_same_network_seen_from_behind() -> None:
-    mirrored = {key: value[::-1] for key, value in PRESET.items()} | {"colour": "bgr"}
+def test_the_same_figures_in_bgr_give_the_same_channels_the_other_way_round() -> None:
+    mirrored = {"mean": MEAN[::-1], "deviation": DEVIATION[::-1], "colour": "bgr"}
     given = torch.from_numpy(pixels())
     plain, turned = from_pixels(nn.Identity(), PRESET)(given), from_pixels(nn.Identity(), mirrored)(given)
     torch.testing.assert_close(turned, plain.flip(1))

@@ -7,7 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from drawn_photos import annotation, write_set
+
+from .drawn_photos import annotation, write_set
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ Tensors are little-endian and row-major, without padding. A wrong byte is Unread
 from __future__ import annotations
 
 import math
+import reprlib
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -92,8 +93,7 @@ def _bad(message: str, field: str, limit: object = None) -> Unreadable:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return reprlib.repr(value)  # a list of millions is not written out to be cut off
 
 
 # ---- Codings

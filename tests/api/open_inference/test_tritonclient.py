@@ -154,7 +154,8 @@ async def test_nobody_in_gives_nobody_out(idle: Served, client: str, binary: boo
 async def test_a_photo_goes_in_and_its_people_come_out(idle: Served, client: str, photo: bytes) -> None:
     given = tensor("image", np.array([photo], np.object_), "BYTES")
     result = await CLIENTS[client](
-        idle.port, lambda made: made.infer("photo", [given], parameters={"max_people": 3, "states": True}, timeout=9_000_000)
+        idle.port,
+        lambda made: made.infer("photo", [given], parameters={"max_people": 3, "states": True}, timeout=9_000_000),
     )
     (answer,) = result.as_numpy("answer")
     assert b'"image":{"width":64,"height":48}' in answer and b'"skeletons"' in answer

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from service.geometry.alignment import stature
 from service.geometry.skeletons import SKELETONS, to_h36m17
@@ -107,8 +108,8 @@ def test_bodies_keep_their_directions_on_other_bones_and_sides_stay_equal(motion
     bodies = np.repeat(read_motion(motion_file).joints[None, :5], 8, axis=0)
     other = _reproportion(bodies, np.random.default_rng(1))
 
-    def bones(joints: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-        return joints[..., 1:, :] - joints[..., list(H36M.parents[1:]), :]  # type: ignore[no-any-return]
+    def bones(joints: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.subtract(joints[..., 1:, :], joints[..., list(H36M.parents[1:]), :])
 
     ours, theirs = bones(bodies), bones(other)
     cosine = (ours * theirs).sum(-1) / np.linalg.norm(ours, axis=-1) / np.linalg.norm(theirs, axis=-1)
@@ -124,8 +125,8 @@ def test_an_exchanged_body_keeps_its_legs_and_the_others_bones(motion_file: Path
     bodies, others = joints[None, :4], joints[None, 50:54]
     mixed = _exchange(bodies, others)
     assert np.array_equal(mixed[..., :7, :], bodies[..., :7, :])
-    lengths = [np.linalg.norm(each[..., 12, :] - each[..., 11, :], axis=-1) for each in (mixed, others)]
-    assert np.allclose(*lengths, atol=1e-4)
+    upper_arms = [np.linalg.norm(each[..., 12, :] - each[..., 11, :], axis=-1) for each in (mixed, others)]
+    assert np.allclose(upper_arms[0], upper_arms[1], atol=1e-4)
     assert _exchange(bodies, bodies) == pytest.approx(bodies, abs=1e-4)
 
 

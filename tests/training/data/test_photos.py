@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_photos import annotation, joints_in, write_set
 
 from training.data.photos import DEVELOPMENT_PHOTOS, PhotoSetRecipe, read_photos, read_picture
+
+from ..drawn_photos import annotation, joints_in, write_set
 
 
 def test_hand_labels_are_worth_one_and_a_crowd_has_no_pose(photos: Path) -> None:
@@ -47,7 +48,7 @@ def test_the_development_split_and_its_rest_are_the_whole_and_never_change(tmp_p
         coco = {"images": order, "annotations": people, "categories": []}
         (tmp_path / f"{name}.json").write_text(json.dumps(coco))
     parts = {
-        (name, split): {photo.id for photo in read_photos(tmp_path, PhotoSetRecipe(file=name, split=split)).photos}  # type: ignore[arg-type]
+        (name, split): {photo.id for photo in read_photos(tmp_path, PhotoSetRecipe(file=name, split=split)).photos}
         for name in ("a.json", "b.json")
         for split in ("training", "development")
     }
