@@ -20,7 +20,7 @@ REQUEST_ID_CHARACTERS = 128
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 # Probes and scrapes come every few seconds, for ever.
-QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics"})
+QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 # They say on `info` or `debug` what is of no use to an operator: every request, every chunk, every step.
 TALKATIVE = ("PIL", "asyncio", "httpcore", "httpx", "python_multipart")
 SERVER = ("uvicorn", "uvicorn.error", "uvicorn.access")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
+import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
-from typing import Any
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import msgpack
@@ -18,10 +18,14 @@ from websockets.sync.client import ClientConnection, connect
 
 from service import errors
 from service.api import live
+from service.api.app import create_app
 from service.api.live import MAX_MESSAGE_BYTES
 
 from .conftest import Served, wait_until
 from .fake import FakeService
+
+if TYPE_CHECKING:
+    from service.assembly import Service
 
 Serve = Callable[[FakeService], AbstractContextManager[Served]]
 START = {"type": "start", "skeleton": "coco17", "image_size": [640, 480]}
@@ -41,7 +45,12 @@ def here(service: FakeService, served: Serve) -> Iterator[Served]:
 
 def dial(here: Served, **more: Any) -> AbstractContextManager[ClientConnection]:
     dialled: AbstractContextManager[ClientConnection] = connect(
-        f"ws://127.0.0.1:{here.port}/v1/live/keypoints", open_timeout=5, close_timeout=2, proxy=None, **more
+        f"ws://127.0.0.1:{here.port}/v1/live/keypoints",
+        open_timeout=5,
+        close_timeout=2,
+        ping_interval=None,
+        proxy=None,
+        **more,
     )
     return dialled
 
@@ -175,27 +184,47 @@ def test_the_newest_frame_wins_and_what_is_dropped_is_told(here: Served, service
         assert poses[-1]["dropped"] == 8
 
 
-def test_a_reader_that_stops_reading_is_let_go(
-    here: Served, service: FakeService, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_that_stops_reading_is_let_go(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "SEND_STALL_S", 0.2)
     monkeypatch.setattr(live, "GOODBYE_S", 0.1)
-    everybody = json.dumps([[[1, 2]] * 17] * 100)
 
-    def send_without_end(socket: ClientConnection) -> None:
-        with suppress(ConnectionClosed):
-            for seq in itertools.count():
-                socket.send(f'{{"type": "frame", "seq": {seq}, "people": {everybody}}}')
+    async def stream() -> list[str]:
+        """A client whose socket takes nothing after `started`; the server's sends then wait for ever."""
+        came: list[str] = []
+        said = [{"type": "websocket.connect"}] + [
+            {"type": "websocket.receive", "text": json.dumps(message)} for message in (START, *map(frame, range(5)))
+        ]
 
-    with dial(here, max_queue=1) as socket:
-        say(socket, START)
-        sender = threading.Thread(target=send_without_end, args=(socket,))
-        sender.start()
-        wait_until(lambda: service.streams == 1)
-        wait_until(lambda: service.streams == 0, within_s=10)
-        socket.socket.shutdown(2)
-        sender.join(5)
-        assert not sender.is_alive()
+        async def receive() -> dict[str, Any]:
+            if said:
+                return said.pop(0)
+            await asyncio.Event().wait()
+            raise AssertionError("never")
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            came.append(message["type"])
+            if came.count("websocket.send") > 1:
+                await asyncio.Event().wait()
+
+        scope = {
+            "type": "websocket",
+            "path": "/v1/live/keypoints",
+            "raw_path": b"/v1/live/keypoints",
+            "query_string": b"",
+            "headers": [],
+            "subprotocols": [],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 80),
+            "scheme": "ws",
+            "root_path": "",
+        }
+        async with asyncio.timeout(10):
+            await create_app(cast("Service", service))(scope, receive, send)
+        return came
+
+    came = asyncio.run(stream())
+    assert came[:2] == ["websocket.accept", "websocket.send"]
+    assert service.streams == 0
 
 
 def test_a_silent_stream_is_closed(served: Serve) -> None:
