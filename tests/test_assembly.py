@@ -196,7 +196,7 @@ def test_a_live_stream_answers_with_the_embedded_lifter(started: Started) -> Non
 
     async def stream() -> list[int]:
         live = started.service.live(LiveOptions("coco17", (640, 480)))
-        return [(await live.pose(n, n / 30, [points], call(Class.LIVE))).seq for n in range(3)]
+        return [(await live.add(n, n / 30, [points], call(Class.LIVE)))[0].seq for n in range(3)]
 
     assert started.run(stream()) == [0, 1, 2]
 

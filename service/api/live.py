@@ -19,7 +19,7 @@ from service.errors import Busy, OutOfRange, QueueFull, ServiceError, TooLarge
 from service.geometry.skeletons import skeleton_named
 from service.people import Array
 from service.pipelines.call import Call, Class
-from service.pipelines.live import LiveKeypoints, LiveOptions
+from service.pipelines.live import LiveKeypoints, LiveOptions, LivePose
 
 from .access import Doors, begin_call
 from .images import lifted_fields
@@ -93,6 +93,7 @@ class _Stream:
         self._outbox: deque[dict[str, Any]] = deque()
         self._news, self._answers = asyncio.Event(), asyncio.Event()
         self._ended = False  # the client said `end`
+        self._arrivals: dict[int, float] = {}  # seq to when it came, of the last thousand
         self._dropped = 0
         self._answered = 0
         self._last_seq: int | None = None
@@ -238,35 +239,55 @@ class _Stream:
 
     async def _compute(self, call: Call) -> None:
         loop = asyncio.get_running_loop()
-        arrivals: dict[int, float] = {}
         while True:
             if not self._inbox:
                 if self._ended:
+                    await self._tell_the_rest(dataclasses.replace(call, deadline=loop.time() + FRAME_DEADLINE_S))
                     self._put(self._goodbye("done"))
                     await asyncio.Event().wait()  # the sender closes once that is out
                 self._news.clear()
                 await self._news.wait()
                 continue
             frame = self._inbox.popleft()
+            one = dataclasses.replace(call, deadline=frame.arrived + FRAME_DEADLINE_S)
             if self._options and abs(frame.time - self._last_time) > PAUSE_S:
+                await self._tell_the_rest(one)
                 self._live = self._service.live(self._options)
             self._last_time = frame.time
             assert self._live is not None
-            arrivals[frame.seq] = frame.arrived
-            if len(arrivals) > 1000:
-                del arrivals[next(iter(arrivals))]
-            one = dataclasses.replace(call, deadline=frame.arrived + FRAME_DEADLINE_S)
+            self._arrivals[frame.seq] = frame.arrived
+            if len(self._arrivals) > 1000:
+                del self._arrivals[next(iter(self._arrivals))]
             try:
-                pose = await self._live.pose(frame.seq, frame.time, frame.people, one)
+                poses = await self._live.add(frame.seq, frame.time, frame.people, one)
             except ServiceError as error:
                 self._put(self.problem(error) | {"seq": frame.seq})
                 continue
-            age_s = loop.time() - arrivals.get(pose.seq, frame.arrived)
-            self._service.metrics.live_frame_age_seconds.observe(age_s)
-            people = [lifted_fields(person) for person in pose.people]
-            self._answered += 1
-            age_ms = round(1000 * age_s, 2)
-            self._put({"type": "pose", "seq": pose.seq, "time": pose.time, "people": people, "age_ms": age_ms})
+            for pose in poses:
+                self._tell(pose)
+
+    async def _tell_the_rest(self, call: Call) -> None:
+        """The poses that still waited for frames to come; none is dropped for another of them."""
+        if self._live is None:
+            return
+        try:
+            poses = await self._live.rest(call)
+        except ServiceError as error:
+            self._put(self.problem(error))
+            return
+        for pose in poses:
+            while len(self._outbox) >= OUTBOX_POSES:  # the sender's own time-out ends this where nobody reads
+                await asyncio.sleep(0.005)
+            self._tell(pose)
+
+    def _tell(self, pose: LivePose) -> None:
+        now = asyncio.get_running_loop().time()
+        age_s = now - self._arrivals.get(pose.seq, now)
+        self._service.metrics.live_frame_age_seconds.observe(age_s)
+        people = [lifted_fields(person) for person in pose.people]
+        self._answered += 1
+        age_ms = round(1000 * age_s, 2)
+        self._put({"type": "pose", "seq": pose.seq, "time": pose.time, "people": people, "age_ms": age_ms})
 
     def _drop(self) -> None:
         self._dropped += 1

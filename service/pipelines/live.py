@@ -68,37 +68,63 @@ class LiveKeypoints:
         self.lift, self.options = lift, options
         self.camera = choose_camera(*options.image_size, options.camera)
         self._people: list[_Following] = []
+        self._waiting: deque[tuple[int, float]] = deque()  # frames without an answer: seq, time
+        self._span_s = lift.frames / SLOWEST
 
-    async def pose(self, seq: int, time: float | None, people: Sequence[Array], call: Call) -> LivePose:
-        """Takes one frame: points (joints, 3) of each person, NaN unknown; `time` in seconds, else seq / fps.
+    async def add(self, seq: int, time: float | None, people: Sequence[Array], call: Call) -> list[LivePose]:
+        """Takes one frame and answers those that are due: with `low` latency this one, with `full` the one that has
+        half a window behind it, if there is one yet.
+
+        Args:
+            time: seconds; None: seq / fps.
+            people: points (joints, 3) of each person, NaN unknown.
 
         Raises:
             OutOfRange: points of another shape than the stream's skeleton.
         """
         at = seq / self.options.fps if time is None else time
-        given = self.options.skeleton == "h36m17"
         joints = [to_h36m17(points, self.options.skeleton) for points in people]
+        if self._waiting and at <= self._waiting[-1][1]:
+            self._waiting.clear()  # a clock that went back begins anew
         del self._people[len(people) :]
         for n, points in enumerate(joints):
             if n == len(self._people):
                 frames = self.lift.frames
                 self._people.append(_Following(deque(maxlen=frames), deque(maxlen=frames), OneEuro()))
             following = self._people[n]
-            following.forget(at, self.lift.frames / SLOWEST)
+            following.forget(at, self._span_s)
             following.points.append(following.filter(points, at) if self.options.smooth else points)
             following.times.append((seq, at))
+        self._waiting.append((seq, at))
+        due = 1
+        if self.options.latency == "full":
+            # Half a window of frames behind it, or where frames are rare, of time.
+            late = sum(at - sent >= self._span_s / 2 for _, sent in self._waiting)
+            due = max(len(self._waiting) - self.lift.frames // 2, late)
+        return await self._answer(due, call)
+
+    async def rest(self, call: Call) -> list[LivePose]:
+        """The answers to all frames that had none yet: the stream has ended."""
+        return await self._answer(len(self._waiting), call)
+
+    async def _answer(self, due: int, call: Call) -> list[LivePose]:
+        """Lifts what is remembered, once, and reads the first `due` of the waiting frames from it."""
+        if due <= 0:
+            return []
+        frames = [self._waiting.popleft() for _ in range(due)]
+        given = self.options.skeleton == "h36m17"
         sequences = [np.stack(following.points) for following in self._people]
         times = [np.array([t for _, t in following.times]) for following in self._people]
         poses = await self.lift.poses(sequences, times, self.options.image_size, given, call)
         stature = self.options.stature
         scale = Scale(stature, "given") if stature is not None else Scale()
-        answered, lifted = (seq, at), []
-        if self.options.latency == "full" and self._people:
-            longest = max((following.times for following in self._people), key=len)
-            answered = longest[len(longest) // 2]
-        for past, points, pose in zip(times, sequences, poses, strict=True):
-            frame = int(np.abs(past - answered[1]).argmin())
-            sized = to_stature(pose, scale.stature)[frame : frame + 1]
-            position = position_of(sized, points[frame : frame + 1], given, self.camera)[0]
-            lifted.append(Joints3D(sized[0], position if np.isfinite(position).all() else None, scale))
-        return LivePose(*answered, lifted)
+        sized = [to_stature(pose, scale.stature) for pose in poses]
+        answers = []
+        for seq, at in frames:
+            people = []
+            for past, points, joints in zip(times, sequences, sized, strict=True):
+                n = int(np.abs(past - at).argmin())
+                position = position_of(joints[n : n + 1], points[n : n + 1], given, self.camera)[0]
+                people.append(Joints3D(joints[n], position if np.isfinite(position).all() else None, scale))
+            answers.append(LivePose(seq, at, people))
+        return answers

@@ -123,10 +123,13 @@ class FakeLive:
     def __init__(self, lift: FakeLift, work: Work, options: LiveOptions) -> None:
         self.lift, self.work, self.options = lift, work, options
 
-    async def pose(self, seq: int, time: float | None, people: Sequence[Array], call: Call) -> LivePose:
+    async def add(self, seq: int, time: float | None, people: Sequence[Array], call: Call) -> list[LivePose]:
         await self.work.pass_through(call)
         lifted = [Joints3D(np.zeros((17, 3), np.float32), np.ones(3, np.float32), Scale()) for _ in people]
-        return LivePose(seq, 0.0 if time is None else time, lifted)
+        return [LivePose(seq, 0.0 if time is None else time, lifted)]
+
+    async def rest(self, call: Call) -> list[LivePose]:
+        return []
 
 
 class FakeService:
