@@ -10,7 +10,8 @@ import asyncio
 import importlib.metadata
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import NoReturn
@@ -49,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = parsed.run(parsed)
     except KeyboardInterrupt:
         code = 130
+    except FileNotFoundError as error:
+        print(f"poselift: there is no file {error.filename}", file=sys.stderr)
+        code = WRONG_USE
     except (Refused, Failed) as error:
         print(f"poselift: {error}", file=sys.stderr)
         code = WRONG_USE if isinstance(error, Refused) else SOME_FAILED
@@ -106,9 +110,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("settings (also POSELIFT_*, poselift.toml; `poselift settings` explains)")
-    for name in settings.Settings.model_fields:
+    for name, field in settings.Settings.model_fields.items():
         flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, dest=f"setting_{name}", metavar="VALUE", help=argparse.SUPPRESS)
+        text = (field.description or "").partition(";")[0].replace("%", "%%")
+        group.add_argument(flag, dest=f"setting_{name}", metavar="VALUE", help=text)
 
 
 def _load(arguments: argparse.Namespace) -> settings.Loaded:
@@ -126,16 +131,16 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def predict(arguments: argparse.Namespace) -> int:
-    files = list(_files(arguments.paths))
+    files = _files(arguments.paths, arguments.output)
     if not files:
         raise SettingWrong("there is no photo or clip under the given paths", field="PATH")
 
     async def work(service: Service) -> int:
         failed = 0
-        for number, file in enumerate(files, 1):
+        for number, (file, result) in enumerate(files.items(), 1):
             _progress(f"{number}/{len(files)} {file.name}")
             try:
-                await _predict_one(service, file, arguments)
+                await _predict_one(service, file, result, arguments)
             except (ServiceError, OSError) as error:
                 failed += 1
                 _progress("")
@@ -146,16 +151,16 @@ def predict(arguments: argparse.Namespace) -> int:
     return _with_service(arguments, work)
 
 
-async def _predict_one(service: Service, file: Path, arguments: argparse.Namespace) -> None:
-    folder = arguments.output or file.parent
-    folder.mkdir(parents=True, exist_ok=True)
+async def _predict_one(service: Service, file: Path, result: Path, arguments: argparse.Namespace) -> None:
+    """Writes `result` with the suffixes of what was found."""
+    result.parent.mkdir(parents=True, exist_ok=True)
     options = PhotoOptions(flip_test=arguments.flip_test, stature=arguments.stature)
     call = Call("command line", Class.CLIP, asyncio.get_running_loop().time() + NO_DEADLINE_S)
     if file.suffix.lower() in CLIP_SUFFIXES:
         # NDJSON as the service streams it: written while the clip is decoded, so memory does not grow with it.
         with (
             videos.open_clip(file, clip_lines.clip_limits(service.settings)) as clip,
-            (folder / f"{file.stem}.ndjson").open("wb") as lines,
+            result.with_name(f"{result.name}.ndjson").open("wb") as lines,
         ):
             async with aclosing(service.clip.run(clip, ClipOptions(photo=options), call)) as items:
                 async for item in items:
@@ -165,10 +170,10 @@ async def _predict_one(service: Service, file: Path, arguments: argparse.Namespa
     limits = photo_answers.picture_limits(service.settings.max_image_mpx)
     picture = pictures.read_picture(file.read_bytes(), limits)
     answer = await service.photo.find_people(picture, options, call)
-    (folder / f"{file.stem}.json").write_bytes(photo_answers.photo_answer(answer, file.name) + b"\n")
+    result.with_name(f"{result.name}.json").write_bytes(photo_answers.photo_answer(answer, file.name) + b"\n")
     if arguments.overlay:
         drawn = encode(side_by_side(picture.pixels, answer.people), "png")
-        (folder / f"{file.stem}.overlay.png").write_bytes(drawn)
+        result.with_name(f"{result.name}.overlay.png").write_bytes(drawn)
 
 
 def lift(arguments: argparse.Namespace) -> int:
@@ -204,14 +209,24 @@ def _with_service(arguments: argparse.Namespace, work: Callable[[Service], Await
     return asyncio.run(run())
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files themselves, and of folders every photo and clip in them, sorted, not deeper."""
+def _files(paths: Sequence[Path], output: Path | None) -> dict[Path, Path]:
+    """The files themselves, and every photo and clip below the folders, each with where its results go, unsuffixed.
+
+    Results lie beside their input, or in `output` as the input lies in its folder. They bear its name without the
+    suffix, or with it where two inputs would write the same file.
+    """
+    known = PHOTO_SUFFIXES | CLIP_SUFFIXES
+    found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            known = PHOTO_SUFFIXES | CLIP_SUFFIXES
-            yield from sorted(p for p in path.iterdir() if p.suffix.lower() in known and ".overlay" not in p.suffixes)
+            inside = [p for p in path.rglob("*") if p.suffix.lower() in known and ".overlay" not in p.suffixes]
+            found.update({p: (output / p.relative_to(path) if output else p) for p in sorted(inside)})
         else:
-            yield path
+            found[path] = output / path.name if output else path
+    stems = Counter(result.with_suffix("") for result in found.values())
+    return {
+        file: result if stems[result.with_suffix("")] > 1 else result.with_suffix("") for file, result in found.items()
+    }
 
 
 def _progress(text: str) -> None:

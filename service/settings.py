@@ -72,7 +72,8 @@ class Settings(BaseModel):
     lift: Model | None = Field(default=None, description=f"lifter to 3D, {OPTIONAL_MODEL}")
     licence_policy: Literal["any", "permissive"] = Field(
         default="any",
-        description="`permissive` serves only weights under permissive licences that no research photos went into",
+        description="`permissive` serves only weights that are published under a permissive licence, "
+        "or trained here without research photos",
     )
     person_side: int = Field(
         default=480,

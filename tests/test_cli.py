@@ -42,6 +42,17 @@ def test_an_unknown_command_is_wrong_use() -> None:
     assert run("juggle") == 2
 
 
+def test_a_file_that_is_not_there_is_named_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("lift", "nowhere.json") == 2
+    assert "nowhere.json" in capsys.readouterr().err
+
+
+def test_help_tells_of_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("serve", "--help") == 0
+    told = capsys.readouterr().out
+    assert "--queue-rows" in told and "--device" in told
+
+
 def test_the_store_lists_and_checks_its_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("models", "list") == 0
     listed = capsys.readouterr().out
@@ -73,6 +84,9 @@ def test_predict_writes_people_and_a_picture_and_names_what_failed(tmp_path: Pat
     astronaut = np.asarray(skimage.data.astronaut())  # type: ignore[no-untyped-call]
     cv2.imwrite(str(photos / "astronaut.jpg"), astronaut[:, :, ::-1])
     cv2.imwrite(str(photos / "nobody.png"), np.full((64, 64, 3), 90, np.uint8))
+    (photos / "deeper").mkdir()
+    cv2.imwrite(str(photos / "deeper" / "same.png"), np.full((64, 64, 3), 90, np.uint8))
+    cv2.imwrite(str(photos / "deeper" / "same.bmp"), np.full((64, 64, 3), 90, np.uint8))
     (photos / "torn.jpg").write_bytes((photos / "astronaut.jpg").read_bytes()[:5000])
     command = [sys.executable, "-m", "service", "predict", str(photos), "--output", str(results), "--overlay"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
@@ -86,6 +100,7 @@ def test_predict_writes_people_and_a_picture_and_names_what_failed(tmp_path: Pat
     assert drawn is not None and drawn.shape[1] > 512
     assert json.loads((results / "nobody.json").read_text())["people"] == []
     assert not (results / "torn.json").exists()
+    assert {path.name for path in (results / "deeper").glob("*.json")} == {"same.png.json", "same.bmp.json"}
 
 
 def test_lift_answers_every_frame_of_a_file(tmp_path: Path) -> None:

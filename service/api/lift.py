@@ -89,7 +89,7 @@ def read_sequences(body: bytes, kind: str, max_frames: int, max_people: int) -> 
     given = {name: values.pop(name) for name in ("keypoints", "people", "times") if values.get(name) is not None}
     for name in ("keypoints", "people", "times"):
         values.pop(name, None)
-    fields = checked(LiftFields, values)
+    fields = checked(LiftFields, values, also=("keypoints", "people", "times"))
     skeleton = skeleton_named(fields.skeleton)
     one = "keypoints" in given
     if one == ("people" in given):
@@ -133,7 +133,7 @@ def _parse(body: bytes, kind: str) -> dict[str, Any]:
         try:
             values = msgpack.unpackb(body)
         except Exception as error:  # a body of a stranger: the unpacker raises many kinds
-            raise Unreadable(f"the body is not msgpack: {error or type(error).__name__}", field="body") from None
+            raise Unreadable(f"the body is not msgpack: {str(error) or type(error).__name__}", field="body") from None
     elif kind in _JSON:
         values = _parse_json(body)
     else:

@@ -171,15 +171,18 @@ def json_object(body: bytes, part: str) -> dict[str, Any]:
     return value
 
 
-def checked(model: type[M], values: Mapping[str, Any]) -> M:
-    """The values as `model`; OutOfRange names the first field that is wrong, its rule, and what came."""
+def checked(model: type[M], values: Mapping[str, Any], also: tuple[str, ...] = ()) -> M:
+    """The values as `model`; OutOfRange names the first field that is wrong, its rule, and what came.
+
+    also: fields beside the model's that the caller has read already, for the list of known ones.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise _refusal(model, error) from None
+        raise _refusal(model, error, also) from None
 
 
-def _refusal(model: type[BaseModel], error: ValidationError) -> OutOfRange:
+def _refusal(model: type[BaseModel], error: ValidationError, also: tuple[str, ...]) -> OutOfRange:
     first = error.errors(include_url=False)[0]
     names: list[str] = []
     indices = ""
@@ -193,9 +196,12 @@ def _refusal(model: type[BaseModel], error: ValidationError) -> OutOfRange:
             owner = _nested(field) or owner
     name = ".".join(names)
     if first["type"] == "extra_forbidden":
-        known = [f"{'.'.join([*names[:-1], option])}" for option in owner.model_fields]
+        known = [".".join([*names[:-1], option]) for option in owner.model_fields]
+        known += also if len(names) == 1 else ()
         return OutOfRange(f"unknown option `{name}`; known are {', '.join(known)}", field=name, limit=known)
     rule = (field.description or "" if field else "an object").partition(": ")[0]
+    if indices and first["type"].endswith(("_equal", "_than")):  # an element's own bound, not the list's form
+        rule = first["msg"].removeprefix("Input should be ")
     came = "it is missing" if first["type"] == "missing" else f"got {_shown(first['input'])}"
     return OutOfRange(f"`{name}{indices}` must be {rule}; {came}", field=name, limit=_limit(field) or rule)
 

@@ -140,7 +140,7 @@ async def _read_raw(request: Request, sink: Sink, limit_bytes: int, part: str, w
 async def _read_form(
     request: Request, sink: Sink, part: str, boundary: bytes, limit_bytes: int, wait_until: float
 ) -> bytes:
-    _check_length(request, limit_bytes + 2 * MAX_OPTIONS_BYTES, part)
+    _check_length(request, limit_bytes, part, around=2 * MAX_OPTIONS_BYTES)
     try:
         form = _Form(boundary, (part, "options"))
         async for chunk in _chunks(request, wait_until):
@@ -244,9 +244,10 @@ async def _chunks(request: Request, wait_until: float) -> AsyncIterator[bytes]:
             return
 
 
-def _check_length(request: Request, limit_bytes: int, part: str) -> None:
+def _check_length(request: Request, limit_bytes: int, part: str, around: int = 0) -> None:
+    """Refuses by the header alone what cannot fit. around: bytes that the form may have beside the part."""
     length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length[:20]) > limit_bytes:
+    if length.isascii() and length.isdigit() and int(length[:20]) > limit_bytes + around:
         raise _too_large(part, limit_bytes, length[:20])
 
 

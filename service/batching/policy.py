@@ -79,12 +79,14 @@ class Line:
         limit = self.limits.rows
         if self.rows and self.rows + cost > limit:
             message = f"the queue holds {self.rows} of {limit} rows; {cost} more do not fit"
-            raise QueueFull(message, limit=limit, retry_after_s=retry_after_s(self.rows, rows_per_s))
+            raise QueueFull(
+                message, field="queue_rows", limit=limit, retry_after_s=retry_after_s(self.rows, rows_per_s)
+            )
         held = self._held.get(caller, 0)
         share = max(int(limit * self.limits.share), 1)
         if held and self.rows > held and held + cost > share:
             message = f"you have {held} rows queued; {cost} more pass your share of {share} while others wait"
-            raise ShareUsedUp(message, limit=share, retry_after_s=retry_after_s(held, rows_per_s))
+            raise ShareUsedUp(message, field="caller_share", limit=share, retry_after_s=retry_after_s(held, rows_per_s))
 
     def add(self, waiting: Waiting) -> None:
         self._turns[waiting.klass].setdefault(waiting.caller, deque()).append(waiting)

@@ -103,7 +103,10 @@ class Manifest:
 
     @property
     def permissive(self) -> bool:
-        """Whether the weights are under a permissive licence and no research photos went into them."""
+        """Whether the weights may be used by anybody: published so, and not marked as trained here on research photos.
+
+        A publisher's licence counts as it is stated; the terms of the data behind it stand in `data`.
+        """
         return self.weights.licence in PERMISSIVE and not self.weights.restricted
 
 

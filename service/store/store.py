@@ -93,7 +93,7 @@ class Store:
         """Who serves a role when nobody is named: one whose manifest says `default`, else the highest version.
 
         Args:
-            permissive: only weights under permissive licences that no research photos went into.
+            permissive: only what `Manifest.permissive` says yes to.
 
         Raises:
             Unknown: there is none.
