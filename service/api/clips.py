@@ -7,10 +7,9 @@ of the clip, pixels those of the upright frames.
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.requests import Request
@@ -18,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service import errors
-from service.media.videos import Clip, ClipLimits, Frame, open_clip
+from service.media.videos import Clip, ClipLimits, open_clip
 from service.people import Track
 from service.pipelines.call import Call, Class
 from service.pipelines.clip import ClipEnd, ClipFrame, ClipOptions, ClipPerson, ClipProgress, ClipStart
@@ -71,7 +70,7 @@ class _ClipAnswer(Response):
             options = clip_options(fields, settings.max_people)
             doors = request.app.state.doors
             opening = self._service.in_decode_pool(open_clip, path, clip_limits(settings))
-            clip = _OneAtATime(await doors.see_through(receive, call.deadline, opening))
+            clip = await doors.see_through(receive, call.deadline, opening)
             try:
                 await doors.see_through(receive, call.deadline, self._stream(clip, options, call, send))
             except Exception as error:
@@ -83,8 +82,8 @@ class _ClipAnswer(Response):
                 await asyncio.shield(asyncio.to_thread(clip.close))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _stream(self, clip: _OneAtATime, options: ClipOptions, call: Call, send: Send) -> None:
-        async with aclosing(self._service.clip.run(cast(Clip, clip), options, call)) as items:
+    async def _stream(self, clip: Clip, options: ClipOptions, call: Call, send: Send) -> None:
+        async with aclosing(self._service.clip.run(clip, options, call)) as items:
             async for item in _with_progress(items):
                 if item is None:
                     await self._line(line_of(ClipProgress(self._frames, self._last_time), self._request_id), send)
@@ -103,31 +102,6 @@ class _ClipAnswer(Response):
             await send({"type": "http.response.start", "status": 200, "headers": headers})
         body = orjson.dumps(line, default=str, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
         await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-class _OneAtATime:
-    """A clip that is closed only when no thread is decoding: a cancelled request leaves one behind for a moment."""
-
-    def __init__(self, clip: Clip) -> None:
-        self.width, self.height, self.rate = clip.width, clip.height, clip.rate
-        self.frames, self.duration = clip.frames, clip.duration
-        self._clip = clip
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def __iter__(self) -> Iterator[Frame]:
-        frames = iter(self._clip)
-        while True:
-            with self._lock:
-                frame = None if self._closed else next(frames, None)
-            if frame is None:
-                return
-            yield frame
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            self._clip.close()
 
 
 async def _with_progress(items: AsyncIterator[Item]) -> AsyncIterator[Item | None]:

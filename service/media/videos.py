@@ -7,6 +7,7 @@ of the upright frame. Pixels are taken as square, and high dynamic range is not 
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -64,12 +65,14 @@ class Clip:
     frames: how many there are, or None where the file does not tell reliably.
     duration: seconds, or None.
 
-    Not to be used by two threads at once; which thread uses it may change.
+    Not to be iterated by two threads at once; which thread does may change. Another one may close it: that waits for
+    the frame being decoded, and the iteration then ends.
     """
 
     def __init__(self, file: BinaryIO, kind: str, limits: ClipLimits, threads: int) -> None:
         self._file = file
         self._limits = limits
+        self._busy, self._closed = threading.Lock(), False
         self._cut_off = _promised_bytes(kind, file) > _size(file)
         self._container = _open(kind, file)
         try:
@@ -116,8 +119,10 @@ class Clip:
 
     def close(self) -> None:
         """Gives decoder and file back. May be called again."""
-        self._container.close()
-        self._file.close()
+        with self._busy:
+            self._closed = True
+            self._container.close()
+            self._file.close()
 
     def __iter__(self) -> Iterator[Frame]:
         """Yields each frame as it is decoded.
@@ -126,6 +131,16 @@ class Clip:
             TooLarge: at the frame that passes a limit; the ones before it were yielded.
             Unreadable: where the rest is broken or cut off, or changes its size; names the last whole frame.
         """
+        frames = self._frames()
+        while True:
+            with self._busy:
+                frame = None if self._closed else next(frames, None)
+            if frame is None:
+                return
+            yield frame
+            del frame  # the next one may not find this one in memory
+
+    def _frames(self) -> Iterator[Frame]:
         frame, self._first = self._first, None
         index, time_s, start = 0, 0.0, None
         while frame is not None:

@@ -1,6 +1,7 @@
 """Clips encoded here, of every kind, whole and broken, against the stream of their frames."""
 
 import struct
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -275,3 +276,14 @@ def test_a_change_of_size_ends_the_clip_with_the_reason(tmp_path: Path) -> None:
 def test_a_still_gif_is_a_clip_of_one_frame(tmp_path: Path) -> None:
     frames = frames_of(film(tmp_path / "clip.gif", [0]))
     assert [(frame.index, frame.time_s) for frame in frames] == [(0, 0.0)]
+
+
+def test_a_clip_that_another_thread_closes_ends_and_does_not_break(tmp_path: Path) -> None:
+    with open_clip(film(tmp_path / "clip.mkv", range(0, 400, 40)), LIMITS) as clip:
+        frames = iter(clip)
+        next(frames)
+        closer = threading.Thread(target=clip.close)
+        closer.start()
+        closer.join(5)
+        assert not closer.is_alive()
+        assert next(frames, None) is None
