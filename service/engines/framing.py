@@ -26,7 +26,7 @@ from service.geometry.crops import (
     udp_stride,
 )
 from service.geometry.heatmaps import decode_argmax, decode_dark, decode_quarter, decode_udp, merge_mirrored
-from service.geometry.skeletons import SKELETONS, mirror_order
+from service.geometry.skeletons import SKELETONS, mirror_order, mirror_points
 
 Array = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -73,12 +73,17 @@ class WindowRow:
 
     points: (frames, 17, 3) pixels and score in the h36m17 order, NaN for unknown; size: the picture's width and height;
     given: whether the joints came as h36m17, not made from another skeleton.
+    mirror_test: lift the mirror image too, a second input, and answer the mean of both.
     """
 
     points: Array
     size: tuple[int, int]
     given: bool
-    cost: int = 1
+    mirror_test: bool = False
+
+    @property
+    def cost(self) -> int:
+        return 2 if self.mirror_test else 1
 
 
 @dataclass(frozen=True)
@@ -208,19 +213,33 @@ class LiftFraming:
 
     def __init__(self, frames: int) -> None:
         self.frames = frames
+        self._order = mirror_order(SKELETONS["h36m17"])
 
     def inputs(self, rows: Sequence[WindowRow]) -> Array:
-        points = np.stack([row.points for row in rows])
-        sizes = np.array([row.size for row in rows], np.float32)
-        return window_channels(points, sizes, np.array([row.given for row in rows]))
+        windows = []
+        for row in rows:
+            windows.append(row.points)
+            if row.mirror_test:
+                windows.append(mirror_points(row.points, SKELETONS["h36m17"], row.size[0]))
+        of_input = [row for row in rows for _ in range(row.cost)]
+        sizes = np.array([row.size for row in of_input], np.float32)
+        return window_channels(np.stack(windows), sizes, np.array([row.given for row in of_input]))
 
     def example(self) -> Array:
         return np.zeros((1, self.frames, 17, LIFTER_CHANNELS), np.float32)
 
     def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[WindowRow]) -> list[Array]:
         """(frames, 17, 3) a row: metres relative to joint 0 for a person of 1.70 m stature."""
-        poses = outputs[0] - outputs[0][:, :, :1]
-        return list(poses.astype(np.float32, copy=False))
+        poses = (outputs[0] - outputs[0][:, :, :1]).astype(np.float32, copy=False)
+        answers, first = [], 0
+        for row in rows:
+            pose = poses[first]
+            if row.mirror_test:
+                back = poses[first + 1][:, self._order] * np.array([-1, 1, 1], np.float32)
+                pose = (pose + back) / np.float32(2)
+            answers.append(pose)
+            first += row.cost
+        return answers
 
 
 class PublishedLiftFraming:

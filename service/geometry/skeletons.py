@@ -115,6 +115,15 @@ def mirror_order(skeleton: Skeleton) -> NDArray[np.intp]:
     return order
 
 
+def mirror_points(points: Points, skeleton: Skeleton, width: float) -> Points:
+    """Points (..., joints, 3) as the mirror image of a picture of that width shows them, left and right exchanged.
+
+    Twice is the identity. Unknown joints stay unknown.
+    """
+    exchanged = points[..., mirror_order(skeleton), :]
+    return np.concatenate([width - exchanged[..., :1], exchanged[..., 1:]], axis=-1).astype(np.float32, copy=False)
+
+
 def to_coco17(points: ArrayLike, skeleton_name: str) -> Points:
     """The 17 joints of COCO, by name; those that the skeleton lacks (h36m17 has no face) are unknown.
 

@@ -22,7 +22,7 @@ from service.engines.framing import (
 )
 from service.geometry.crops import input_to_cells
 from service.geometry.heatmaps import gaussian_targets
-from service.geometry.skeletons import SKELETONS, mirror_order
+from service.geometry.skeletons import SKELETONS, mirror_order, mirror_points
 
 Array = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -447,3 +447,26 @@ def test_rows_of_the_lifter_become_its_channels_and_its_poses_root_relative() ->
     for n, answer in enumerate(answers):
         np.testing.assert_allclose(answer, output[n] - output[n, :, :1], atol=1e-6)
         assert answer.dtype == np.float32
+
+
+def test_a_window_with_its_mirror_image_answers_the_mirrored_one_with_the_mirrored_pose() -> None:
+    framing, skeleton = LiftFraming(FRAMES), SKELETONS["h36m17"]
+    points = windows()
+    mix = np.random.default_rng(3).normal(size=(6, 3)).astype(np.float32)
+
+    def network(channels: np.ndarray) -> np.ndarray:
+        """Knows no symmetry by itself."""
+        return np.tanh(channels @ mix) + np.arange(17, dtype=np.float32)[:, None]
+
+    size = (640, 480)
+    mirrored = mirror_points(points[0], skeleton, size[0])
+    rows = [
+        WindowRow(points[1], size, True),
+        WindowRow(points[0], size, True, mirror_test=True),
+        WindowRow(mirrored, size, True, mirror_test=True),
+    ]
+    assert [row.cost for row in rows] == [1, 2, 2]
+    plain, pose, other = framing.answers([network(framing.inputs(rows))], rows)
+    np.testing.assert_allclose(other[:, mirror_order(skeleton)] * [-1, 1, 1], pose, atol=1e-5)
+    alone = framing.answers([network(framing.inputs(rows[:1]))], rows[:1])[0]
+    np.testing.assert_array_equal(plain, alone)

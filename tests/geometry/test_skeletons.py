@@ -15,6 +15,7 @@ from service.geometry.skeletons import (
     Points,
     Skeleton,
     mirror_order,
+    mirror_points,
     to_coco17,
     to_h36m17,
 )
@@ -211,3 +212,13 @@ def test_a_wrong_count_of_joints_is_told_the_right_one() -> None:
     with pytest.raises(OutOfRange, match=r"\(25, 3\).*\(17, 3\)") as refusal:
         to_h36m17(np.zeros((17, 3)), "body25")
     assert refusal.value.field == "keypoints"
+
+
+@pytest.mark.parametrize("name", SKELETONS)
+def test_points_mirrored_twice_are_the_points(name: str) -> None:
+    skeleton = SKELETONS[name]
+    points = np.random.default_rng(0).uniform(0, 100, (4, len(skeleton.joints), 3)).astype(np.float32)
+    points[0, 1] = np.nan, np.nan, 0
+    once = mirror_points(points, skeleton, 640)
+    np.testing.assert_allclose(mirror_points(once, skeleton, 640), points, atol=1e-4)
+    np.testing.assert_array_equal(once[..., 2], points[:, mirror_order(skeleton), 2])
