@@ -72,7 +72,7 @@ class Engine:
         precision: str,
     ) -> None:
         self.label, self.role = label, role
-        self.framing, self._infer = framing, infer
+        self.framing, self.infer = framing, infer
         self.sizes = tuple(sorted(sizes))
         if not pads and self.sizes[0] != 1:
             raise ValueError(f"without padding, `sizes` must begin with 1, got {self.sizes}")
@@ -84,7 +84,7 @@ class Engine:
         example = self.framing.example()
         for size in reversed(self.sizes):
             for _ in range(2):
-                self._infer(np.repeat(example, size, axis=0))
+                self.infer(np.repeat(example, size, axis=0))
 
     def prepare(self, rows: Sequence[Any]) -> Prepared:
         """Frames the rows; any thread."""
@@ -119,7 +119,7 @@ class Engine:
             padded = part
             if len(part) < size:
                 padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            outputs = self._infer(padded)
+            outputs = self.infer(padded)
             for output in outputs:
                 if len(output) != size:
                     raise EngineFailed(f"{self.label} answered {len(output)} rows to {size}")
