@@ -254,7 +254,7 @@ def check_models(arguments: argparse.Namespace) -> int:
 
 
 def import_model(arguments: argparse.Namespace) -> int:
-    store = Store(arguments.store or embedded_store())
+    store = _growing_store(arguments.store)
     try:
         entry = import_file(arguments.file, arguments.name, store, preset=arguments.preset, size=arguments.size)
     except ValueError as error:
@@ -268,7 +268,7 @@ def fetch_models(arguments: argparse.Namespace) -> int:
         for row in public_files():
             print(f"{row.name:26} {'' if row.permissive else 'not '}permissive  {terms(row)}")
         return DONE
-    store, failed = Store(arguments.store or embedded_store()), 0
+    store, failed = _growing_store(arguments.store), 0
     for row in chosen(arguments.names, arguments.accept_licence):
 
         def progress(done: int, total: int | None, name: str = row.name) -> None:
@@ -288,6 +288,13 @@ def fetch_models(arguments: argparse.Namespace) -> int:
     return SOME_FAILED if failed else DONE
 
 
+def _growing_store(folder: Path | None) -> Store:
+    """The store that models are put into; a folder that is not there yet is made."""
+    folder = folder or embedded_store()
+    folder.mkdir(parents=True, exist_ok=True)
+    return Store(folder)
+
+
 def _told(entry: Entry) -> str:
     """What was found in a file, where it is now, and how to serve it."""
     manifest = entry.manifest
@@ -297,7 +304,7 @@ def _told(entry: Entry) -> str:
         if key in manifest.input
     )
     return (
-        f"{entry.label}: {manifest.network}, {preset}; licence {manifest.weights.licence}"
+        f"{entry.label}: {manifest.network}{preset and ', '}{preset}; licence {manifest.weights.licence}"
         f"{'' if manifest.permissive else ' (not permissive)'}, file SHA-256 {manifest.training['sha256']}\n"
         f"It is in {entry.folder}; serve it with `poselift serve --{manifest.role} {entry.label}`"
     )

@@ -133,7 +133,8 @@ def _parse(body: bytes, kind: str) -> dict[str, Any]:
         try:
             values = msgpack.unpackb(body)
         except Exception as error:  # a body of a stranger: the unpacker raises many kinds
-            raise Unreadable(f"the body is not msgpack: {str(error) or type(error).__name__}", field="body") from None
+            message = f"the body is not msgpack: {str(error) or type(error).__name__}"
+            raise Unreadable(message, field="body", limit="msgpack") from None
     elif kind in _JSON:
         values = _parse_json(body)
     else:
@@ -141,7 +142,7 @@ def _parse(body: bytes, kind: str) -> dict[str, Any]:
         message = f"`Content-Type` must be {' or '.join(limit)}; got {kind[:80]!r}"
         raise UnknownKind(message, field="Content-Type", limit=limit)
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise Unreadable("the body must be one object with named fields", field="body")
+        raise Unreadable("the body must be one object with named fields", field="body", limit="one object")
     return values
 
 
@@ -155,7 +156,7 @@ def _parse_json(body: bytes) -> Any:
                 return json.loads(body)
             except (ValueError, RecursionError):
                 pass
-        raise Unreadable(f"the body is not JSON: {error}", field="body") from None
+        raise Unreadable(f"the body is not JSON: {error}", field="body", limit="JSON") from None
 
 
 def _read_times(value: object, people: list[Array]) -> NDArray[np.float64]:

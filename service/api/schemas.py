@@ -165,9 +165,9 @@ def json_object(body: bytes, part: str) -> dict[str, Any]:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise Unreadable(f"`{part}` is not JSON: {error}", field=part) from None
+        raise Unreadable(f"`{part}` is not JSON: {error}", field=part, limit="a JSON object") from None
     if not isinstance(value, dict):
-        raise Unreadable(f"`{part}` must be a JSON object; got {_shown(value)}", field=part)
+        raise Unreadable(f"`{part}` must be a JSON object; got {_shown(value)}", field=part, limit="a JSON object")
     return value
 
 

@@ -119,7 +119,7 @@ def read_picture(body: bytes, limits: PictureLimits) -> Picture:
         TooLarge, OutOfRange: more pixels or longer sides, or shorter sides, than the limits; told by the header.
     """
     if not body:
-        raise Unreadable("`image` is empty: 0 bytes came", field="image")
+        raise Unreadable("`image` is empty: 0 bytes came", field="image", limit="a whole picture")
     kind = kind_of(body)
     if kind is None:
         raise UnknownKind(f"`image` is none of {', '.join(KINDS)}", field="image", limit=list(KINDS))
@@ -133,7 +133,8 @@ def read_picture(body: bytes, limits: PictureLimits) -> Picture:
     except (Unreadable, TooLarge, OutOfRange, MemoryError):
         raise
     except Exception as error:  # a decoder fed with strangers' bytes raises nearly anything
-        raise Unreadable(f"`image` begins as {kind}, but is broken or cut off", field="image") from error
+        message = f"`image` begins as {kind}, but is broken or cut off"
+        raise Unreadable(message, field="image", limit="a whole picture") from error
     return Picture(upright(pixels, orientation), focal, kind)
 
 
@@ -184,9 +185,11 @@ def _read_jpeg(body: bytes, limits: PictureLimits) -> tuple[Pixels, int, float |
     _check_size(header.width, header.height, limits)
     # Inside a scan FF D9 cannot occur, so the first whole picture has one behind its first scan's start.
     if body.rfind(b"\xff\xd9") < header.first_scan:
-        raise Unreadable("`image` is a JPEG that is cut off: its end marker is missing", field="image")
+        message = "`image` is a JPEG that is cut off: its end marker is missing"
+        raise Unreadable(message, field="image", limit="a whole picture")
     if header.progressive and body.count(b"\xff\xda", header.first_scan) > _MAX_JPEG_SCANS:
-        raise Unreadable(f"`image` is a JPEG of more than {_MAX_JPEG_SCANS} scans", field="image")
+        message = f"`image` is a JPEG of more than {_MAX_JPEG_SCANS} scans"
+        raise Unreadable(message, field="image", limit=_MAX_JPEG_SCANS)
     exif = _parse_exif(header.exif)
     orientation, focal = _orientation(exif), _focal_35mm(exif)
     if header.components == 4:
@@ -277,7 +280,8 @@ def _to_rgb(image: Image.Image) -> Pixels:
         wide = np.asarray(image).clip(0, 65535)
         return np.repeat((wide.astype(np.uint32) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode == "F":
-        raise Unreadable("`image` holds floating point numbers; 8 or 16 bits a channel are read", field="image")
+        message = "`image` holds floating point numbers; 8 or 16 bits a channel are read"
+        raise Unreadable(message, field="image", limit=[8, 16])
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")

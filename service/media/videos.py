@@ -100,7 +100,7 @@ class Clip:
             self._decoded = self._decode()
             self._first = next(self._decoded, None)
             if self._first is None:
-                raise Unreadable("`clip` has a video track without frames", field="clip")
+                raise Unreadable("`clip` has a video track without frames", field="clip", limit="a whole clip")
             self._stored = (self._first.width, self._first.height)
             self._check_pixels(*self._stored)
             self._orientation = _orientation(self._first)
@@ -180,14 +180,16 @@ class Clip:
         except FFmpegError as error:
             with suppress(FFmpegError):
                 yield from self._stream.codec_context.decode(None)
-            raise Unreadable("`clip` has a video track that cannot be decoded", field="clip") from error
+            raise Unreadable(
+                "`clip` has a video track that cannot be decoded", field="clip", limit="a whole clip"
+            ) from error
 
     def _pixels(self, frame: av.VideoFrame) -> Pixels:
         rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return upright(np.ascontiguousarray(rgb, np.uint8), self._orientation)
 
     def _broken(self, index: int, why: str) -> NoReturn:
-        raise Unreadable(f"`clip` is broken after frame {index - 1}: {why}", field="clip")
+        raise Unreadable(f"`clip` is broken after frame {index - 1}: {why}", field="clip", limit="a whole clip")
 
     def _check_pixels(self, width: int, height: int) -> None:
         if width * height > (limit := self._limits.max_pixels):
@@ -228,7 +230,7 @@ def open_clip(path: str | Path, limits: ClipLimits, *, threads: int = 1) -> Clip
 
 def _kind_of(head: bytes) -> str:
     if not head:
-        raise Unreadable("`clip` is empty: 0 bytes came", field="clip")
+        raise Unreadable("`clip` is empty: 0 bytes came", field="clip", limit="a whole clip")
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         return "matroska"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
@@ -245,14 +247,16 @@ def _open(kind: str, file: BinaryIO) -> av.container.InputContainer:
     try:
         return av.open(file, "r", format=_DEMUXERS[kind], metadata_errors="replace")
     except (FFmpegError, ValueError) as error:
-        raise Unreadable(f"`clip` begins as {kind}, but is broken or cut off", field="clip") from error
+        raise Unreadable(
+            f"`clip` begins as {kind}, but is broken or cut off", field="clip", limit="a whole clip"
+        ) from error
 
 
 def _video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
     """The first track that moves: a cover picture is a video track, too."""
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
-        raise Unreadable("`clip` has no video track", field="clip")
+        raise Unreadable("`clip` has no video track", field="clip", limit="a whole clip")
     if streams[0].codec_context is None:
         raise UnknownKind("`clip` is in a codec that is not read here", field="clip")
     return streams[0]
