@@ -25,7 +25,7 @@ QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/
 TALKATIVE = ("PIL", "asyncio", "httpcore", "httpx", "python_multipart")
 SERVER = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
-_PRINTABLE = re.compile(r"[\x20-\x7e]{1,128}")
+_PRINTABLE = re.compile(rf"[\x20-\x7e]{{1,{REQUEST_ID_CHARACTERS}}}")
 _PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)
 _requests = logging.getLogger("poselift.requests")
 

@@ -218,10 +218,10 @@ def _matched(state: State, network: str, options: dict[str, Any], path: Path, wi
             wrong.append(f"{len(names)} {what} ({some}{', ...' if len(names) > NAMED else ''})")
     if wrong:
         raise Unreadable(f"{path.name} is not {network} as we have it: {'; '.join(wrong)}")
-    return {name: _array(state.get(name), wanted[name], name, path) for name in shapes}
+    return {name: _array(state.get(name), name, path) for name in shapes}
 
 
-def _array(tensor: Tensor | None, like: Tensor, name: str, path: Path) -> np.ndarray:
+def _array(tensor: Tensor | None, name: str, path: Path) -> np.ndarray:
     if tensor is None:
         return np.zeros((), np.int64)
     if tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
