@@ -30,18 +30,24 @@ def parser() -> argparse.ArgumentParser:
         task.add_argument("--run", type=Path, required=True, help="the run's folder; it resumes there")
         task.add_argument("--hours", type=float, default=24.0, help="of this call; 0 only validates")
         task.add_argument("--decay-steps", type=int, default=0, help="steps over which the rate falls to 0, then stop")
+        task.add_argument("--decay-hours", type=float, default=0.0, help="the end of --hours, over which it falls to 0")
         task.add_argument("--start-from", type=Path, help="another run's checkpoint, to go on from")
         task.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
         task.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves them as torch has them")
         task.add_argument("--workers", type=int, default=0, help="processes that prepare batches; 0: none but this one")
         task.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+        task.add_argument("--start", help="instead of the recipe's: a store's model, a .pt or an .npz file")
+        task.add_argument("--store", type=Path, default=embedded_store())
+    tasks.choices["lift"].add_argument("--compile", action="store_true", help="torch.compile: worth minutes on CUDA")
     tasks.choices["lift"].add_argument("--motion", type=Path, required=True, help="motion pack to train on")
     tasks.choices["lift"].add_argument("--validation", type=Path, required=True, help="motion pack of other people")
     for name in ("pose", "person"):
         task = tasks.choices[name]
         task.add_argument("--photos", type=Path, required=True, help="folder that the recipe's files lie in")
-        task.add_argument("--start", help="instead of the recipe's: a store's model, a .pt or an .npz file")
-        task.add_argument("--store", type=Path, default=embedded_store())
+    task = tasks.choices["pose"]
+    task.add_argument("--picture-gb", type=float, default=2.0, help="memory for decoded pictures; 0: none is kept")
+    task.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True)
+    task.add_argument("--graphs", action=argparse.BooleanOptionalAction, default=True, help="CUDA graphs, on CUDA")
     release.add_arguments(tasks.add_parser("release", description=release.__doc__))
     return root
 

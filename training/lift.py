@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service.engines.framing import window_channels
 from service.geometry.alignment import mpjpe, n_mpjpe
-from service.networks import create
+from service.networks import create, load_weights
 
 from .data.ahead import Ahead
 from .data.motion import Motion, read_motion
 from .data.windows import WindowMaker, WindowRecipe, Windows
 from .loop import LoopRecipe, Run
 from .recipe import section
+from .start import Arrays, read_start
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,15 @@ def distance(poses: Tensor, targets: Tensor) -> Tensor:
 def lift_losses(module: nn.Module, batch: tuple[Tensor, Tensor], weights: LiftLoss, bf16: bool) -> dict[str, Tensor]:
     """L = L_t + spatial L_s (eq. 15), and what `LiftLoss` adds. batch: channels (n, F, 17, 6), targets (n, F, 17, 3).
 
-    Spatial blocks stay in 32 bits: their tiny heads (four numbers) are slower in bfloat16 on a CPU, no faster on CUDA.
+    On a CPU the spatial blocks stay in 32 bits: their tiny heads (four numbers) are slower in bfloat16 there.
     """
     channels, targets = batch
-    features = module.features(channels)  # type: ignore[operator]
-    with torch.autocast(channels.device.type, torch.bfloat16, enabled=bf16):
+    kind = channels.device.type
+    with torch.autocast(kind, torch.bfloat16, enabled=bf16 and kind != "cpu"):
+        features = module.features(channels)  # type: ignore[operator]
+    with torch.autocast(kind, torch.bfloat16, enabled=bf16):
         poses = module.poses(features)  # type: ignore[operator]
-    poses = poses.float()
+    features, poses = features.float(), poses.float()
     l_t = distance(poses, targets)
     scale = ((poses * targets).sum((1, 2, 3)) / (poses * poses).sum((1, 2, 3)).clamp(min=1e-6)).detach()
     scaled = distance(poses * scale[:, None, None, None], targets)
@@ -69,16 +71,29 @@ class WindowBatches:
     def __init__(self, maker: WindowMaker, batch: int, seed: int) -> None:
         self.maker, self.batch, self.seed = maker, batch, seed
 
-    def __call__(self, number: int) -> tuple[Any, Any]:
-        drawn = self.maker.draw(self.batch, np.random.default_rng([self.seed, number]))
+    def __call__(self, number: int) -> tuple[Tensor, Tensor]:
+        drawn = self.maker.draw(self.batch, self.seed * 1_000_003 + number)
         return channels_of(drawn), drawn.targets
 
 
-def channels_of(windows: Windows) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return window_channels(windows.points, windows.sizes, windows.given)
+def channels_of(windows: Windows) -> Tensor:
+    """(n, frames, 17, 6): `service.engines.framing.window_channels` in torch, for windows that were made on a device."""
+    places, scores = windows.points[..., :2], windows.points[..., 2]
+    known = places.isfinite().all(-1)
+    places = torch.where(known[..., None], places, 0.0)
+    middle = torch.where(known[..., :1], places[..., 0, :], places.sum(-2) / known.sum(-1, keepdim=True).clamp(min=1))
+    around = torch.where(known[..., None], places - middle[..., None, :], 0.0)
+    extent = (around.square().sum((1, 2, 3)) / known.sum((1, 2)).clamp(min=1)).sqrt().clamp(min=1)
+    size = windows.sizes[:, None, None]
+    in_picture = torch.where(known[..., None], (places - size / 2) / (size.amax(-1, keepdim=True) / 2), 0.0)
+    given = windows.given[:, None, None, None].expand(*known.shape, 1).to(places.dtype)
+    confidence = torch.where(known, scores, -1.0)[..., None]
+    return torch.cat([around / extent[:, None, None, None], confidence, in_picture, given], -1)
 
 
-def validation_windows(motion: Motion, recipe: WindowRecipe, count: int, noisy: bool) -> Windows:
+def validation_windows(
+    motion: Motion, recipe: WindowRecipe, count: int, noisy: bool, device: torch.device | None = None
+) -> Windows:
     """Windows at the pack's own rate, bodies as they were filmed, whole people; with or without a detector's errors."""
     exact = replace(
         recipe,
@@ -92,19 +107,26 @@ def validation_windows(motion: Motion, recipe: WindowRecipe, count: int, noisy: 
         noisy=1.0 if noisy else 0.0,
         hidden=0.0,
         tilted=0.0,
+        bent=0.0,
     )
-    return WindowMaker(motion, exact).draw(count, np.random.default_rng(1))
+    return WindowMaker(motion, exact, device).draw(count, seed=1)
 
 
 @torch.no_grad()
-def score(module: nn.Module, windows: Windows, device: torch.device, batch: int = 32) -> dict[str, float]:
-    """MPJPE and N-MPJPE in millimetres over all frames of the windows."""
-    poses = []
-    for first in range(0, len(windows.points), batch):
-        part = Windows(*(getattr(windows, f)[first : first + batch] for f in ("points", "sizes", "given", "targets")))
-        poses.append(module(torch.from_numpy(channels_of(part)).to(device)).float().cpu().numpy())
-    answer = np.concatenate(poses)
-    return {"p1": 1000 * float(mpjpe(answer, windows.targets)), "n": 1000 * float(n_mpjpe(answer, windows.targets))}
+def score(module: nn.Module, windows: Windows, batch: int = 32) -> dict[str, float]:
+    """MPJPE and N-MPJPE in millimetres over all frames of the windows, on the device where they lie."""
+    channels = channels_of(windows)
+    answer = torch.cat([module(part).float() for part in channels.split(batch)]).cpu().numpy()
+    targets: np.ndarray[Any, np.dtype[np.float32]] = windows.targets.cpu().numpy()
+    return {"p1": 1000 * float(mpjpe(answer, targets)), "n": 1000 * float(n_mpjpe(answer, targets))}
+
+
+def other_frames(arrays: Arrays, frames: int) -> Arrays:
+    """A lifter's weights for windows of another length: places keep their distance to the centre, ends are repeated."""
+    places = arrays["Temporal_pos_embed"]  # (1, frames, width)
+    had = places.shape[1]
+    at = np.clip(np.arange(frames) - frames // 2 + had // 2, 0, had - 1)
+    return {**arrays, "Temporal_pos_embed": places[:, at]}
 
 
 def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
@@ -113,29 +135,33 @@ def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
     loop, weights = section(recipe, "loop", LoopRecipe), section(recipe, "loss", LiftLoss)
     torch.manual_seed(loop.seed)
     network = dict(recipe["network"])
+    frames = network["frames"]
     module = create(network.pop("name"), **network)
-    windows = replace(section(recipe, "windows", WindowRecipe), frames=recipe["network"]["frames"])
-    maker = WindowMaker(read_motion(arguments.motion), windows)
+    if source := arguments.start or recipe.get("start", ""):
+        load_weights(module, other_frames(read_start(source, arguments.store), frames), source)
+    for block in module.Spatial_blocks:
+        block.attn.written_out = arguments.compile
+    windows = replace(section(recipe, "windows", WindowRecipe), frames=frames)
+    batches = WindowBatches(WindowMaker(read_motion(arguments.motion), windows, device), loop.batch, loop.seed)
     motion = read_motion(arguments.validation)
-    checks = {noisy: validation_windows(motion, windows, 320, noisy) for noisy in (False, True)}
+    checks = {noisy: validation_windows(motion, windows, 320, noisy, device) for noisy in (False, True)}
 
-    ahead = Ahead(WindowBatches(maker, loop.batch, loop.seed), arguments.workers, pinned=device.type == "cuda")
-
-    def draw(number: int) -> tuple[Tensor, Tensor]:
-        channels, targets = ahead(number)
-        return channels.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+    def losses(module: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        return lift_losses(module, batch, weights, arguments.bf16)
 
     def validate(average: nn.Module) -> dict[str, float]:
-        exact, noisy = (score(average, checks[n], device) for n in (False, True))
+        exact, noisy = (score(average, checks[n]) for n in (False, True))
         return {**exact, **{f"noisy_{k}": v for k, v in noisy.items()}}
 
     run = Run(arguments.run, module, loop, device)
     if arguments.start_from:
         run.start_from(arguments.start_from)
     return run.fit(
-        draw,
-        lambda m, batch: lift_losses(m, batch, weights, arguments.bf16),
+        # A GPU makes its windows itself: no process could bring them fast enough.
+        batches if device.type == "cuda" else Ahead(batches, arguments.workers),
+        torch.compile(losses, dynamic=False) if arguments.compile else losses,
         validate,
         hours=arguments.hours,
         decay_steps=arguments.decay_steps,
+        decay_hours=arguments.decay_hours,
     )

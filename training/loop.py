@@ -68,7 +68,7 @@ class Run:
         self.step = self.items = self.skipped = 0
         self.seconds = 0.0
         self.leg: Leg | None = None
-        self._bad_in_a_row = 0
+        self._bad = self._bad_in_a_row = torch.zeros((), device=device)
         self._stop = False
         if (folder / "latest.pt").exists():
             self._resume(folder / "latest.pt")
@@ -98,6 +98,7 @@ class Run:
         *,
         hours: float,
         decay_steps: int = 0,
+        decay_hours: float = 0.0,
         checkpoint_s: float = 180.0,
         validate_s: float = 900.0,
         report_s: float = 30.0,
@@ -110,29 +111,36 @@ class Run:
             validate: figures of a network in evaluation mode.
             hours: of this call; 0 only validates.
             decay_steps: length of a decay leg. One that was begun in this folder goes on, whatever is given here.
+            decay_hours: the last part of `hours`, in which the rate falls to 0: for a machine that is lent by the hour.
         """
         before = self._listen()
         self._decay(decay_steps)
         started = saved = validated = reported = time.monotonic()
         reported_step = self.step
-        sums: dict[str, list[float]] = defaultdict(list)
+        sums: dict[str, Tensor] = {}
         self.module.train()
         while not self._stop and time.monotonic() - started < 3600 * hours and self._left() > 0:
-            for name, value in self._take_step(draw(self.step), loss).items():
-                sums[name].append(value)
+            left = hours - (time.monotonic() - started) / 3600
+            for name, value in self._take_step(draw(self.step), loss, min(1.0, left / max(decay_hours, 1e-9))).items():
+                sums[name] = sums[name] + value if name in sums else value
             now = time.monotonic()
+            if self.step % MOST_BAD_BATCHES == 0:
+                self._count_skipped()
             if now - reported > report_s:
+                self._count_skipped()
+                now = time.monotonic()  # the device has answered: what was queued is done
                 per_step = (now - reported) / (self.step - reported_step)
                 hours_left = min(hours - (now - started) / 3600, self._left() * per_step / 3600)
-                means = {name: sum(values) / len(values) for name, values in sums.items()}
+                means = {name: float(total / sums["good"].clamp(min=1)) for name, total in sums.items()}
+                del means["good"]
                 self._report({"items_per_s": self.recipe.batch / per_step, "hours_left": hours_left, **means})
-                sums, reported, reported_step = defaultdict(list), now, self.step
+                sums, reported, reported_step = {}, now, self.step
             if now - saved > checkpoint_s:
                 self._save(now - started)
                 saved = now
             if now - validated > validate_s:
                 self._report({f"val_{k}": v for k, v in validate(self.average).items()})
-                sums, reported_step = defaultdict(list), self.step
+                sums, reported_step = {}, self.step
                 validated = reported = time.monotonic()
         self.seconds += time.monotonic() - started
         self._save(0.0)
@@ -164,44 +172,50 @@ class Run:
     def _left(self) -> float:
         return math.inf if self.leg is None else self.leg[1] - self.step
 
-    def _take_step(self, batch: Any, loss: Callable[[nn.Module, Any], Losses]) -> dict[str, float]:
-        """One step; returns the losses to print, none where the batch was skipped."""
+    def _take_step(
+        self, batch: Any, loss: Callable[[nn.Module, Any], Losses], share: float = 1.0
+    ) -> dict[str, Tensor]:
+        """One step at a share of its rate; returns the losses and `good`, all 0 where the batch was skipped.
+
+        Nothing here waits for the device: whether a batch is bad is decided there.
+        """
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate_at(self.recipe, self.step, self.leg) * group["factor"]
+            group["lr"] = rate_at(self.recipe, self.step, self.leg) * group["factor"] * share
         losses = loss(self.module, batch)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip)
+        good = (torch.isfinite(norm) & torch.isfinite(losses["loss"].detach())).float()
         self.step += 1
         self.items += self.recipe.batch
-        good = math.isfinite(float(norm)) and math.isfinite(float(losses["loss"].detach()))
-        if good:
-            self.optimiser.step()
-            self._follow()
-            self._bad_in_a_row = 0
-        else:  # one bad batch must not cost the run
-            self._forget_batch()
+        # One bad batch must not cost the run: the fused optimiser leaves out a step whose `found_inf` is 1.
+        self.optimiser.found_inf = 1 - good  # type: ignore[attr-defined]
+        self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        return {name: float(value.detach()) for name, value in losses.items()} if good else {}
+        self._follow()
+        self._bad = self._bad + 1 - good
+        self._bad_in_a_row = (self._bad_in_a_row + 1) * (1 - good)
+        sums = {name: torch.where(good > 0, value.detach(), 0.0) for name, value in losses.items()}
+        return {**sums, "good": good}
 
-    @torch.no_grad()
-    def _forget_batch(self) -> None:
-        """The forward pass of a bad batch has spoilt running statistics: those take their average."""
-        self.skipped += 1
-        self._bad_in_a_row += 1
-        if self._bad_in_a_row >= MOST_BAD_BATCHES:
+    def _count_skipped(self) -> None:
+        """Asks the device how many batches it left out."""
+        self.skipped += int(self._bad)
+        self._bad = torch.zeros_like(self._bad)
+        if int(self._bad_in_a_row) >= MOST_BAD_BATCHES:
             raise FloatingPointError(f"{MOST_BAD_BATCHES} batches in a row up to step {self.step} had no finite loss")
-        for slow, fast in zip(self.average.buffers(), self.module.buffers(), strict=True):
-            fast.copy_(torch.where(torch.isfinite(fast), fast, slow))
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """The averaged weights and statistics follow; early on they follow faster, so that they forget the start."""
+        """The averaged weights and statistics follow; early on they follow faster, so that they forget the start.
+
+        The forward pass of a bad batch has spoilt running statistics: those take their average.
+        """
         keep = min(self.recipe.average, (1 + self.step) / (10 + self.step))
-        for slow, fast in zip(self.average.parameters(), self.module.parameters(), strict=True):
-            slow.lerp_(fast, 1 - keep)
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.module.parameters()), 1 - keep)
         for mean, value in zip(self.average.buffers(), self.module.buffers(), strict=True):
             if mean.is_floating_point():
+                value.copy_(torch.where(torch.isfinite(value), value, mean))
                 mean.lerp_(value, 1 - keep)
             else:
                 mean.copy_(value)
@@ -215,6 +229,7 @@ class Run:
             log.write(json.dumps(line) + "\n")
 
     def _save(self, running_s: float) -> None:
+        self._count_skipped()
         state = {
             "module": self.module.state_dict(),
             "average": self.average.state_dict(),

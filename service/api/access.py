@@ -6,8 +6,6 @@ Knows no bodies and no pipelines. Deadlines are seconds on the clock of the even
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -19,6 +17,7 @@ from starlette.types import Receive, Scope
 from service.errors import DeadlinePassed, Forbidden, NotReady, OutOfRange, Unauthorised
 from service.pipelines.call import Call, Class
 
+from .keys import Keyring
 from .problems import CallerLeft
 
 if TYPE_CHECKING:
@@ -31,6 +30,9 @@ T = TypeVar("T")
 EXEMPT = frozenset({"/livez", "/readyz", "/metrics"})
 # The protocol's health asks for no key either, but unlike the others it is for callers, too.
 KEYLESS = EXEMPT | {"/v2/health/live", "/v2/health/ready"}
+# The demo page holds nothing of anybody, and a browser cannot show a key before it has the page that asks for one.
+PAGE_FILES = "/page/"
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 # For what has no deadline of its own (a clip is answered as it goes): still a number that any timer takes.
 NO_DEADLINE_S = 86400.0
 # The queue answers at the deadline itself, and counts it; this net is for what is not in a queue just then.
@@ -98,27 +100,50 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
-def guard(scope: Scope, settings: Settings) -> None:
+def guard(scope: Scope, settings: Settings, keys: Keyring) -> None:
     """Raises Forbidden or Unauthorised for who may not come in. Health and metrics are open to all.
 
-    A page of the service's own host is never foreign. Without configured hosts, origins or keys, all may come in.
+    A browser names the page that asks in `Origin`: one that is not ours gets nothing, also where there are no keys, for
+    it may be any page that the reader of a service on this machine has open. A foreign `Host` on loopback is the same
+    page under a name that it has pointed here.
     """
     if scope["path"] in KEYLESS:
         return
     headers = Headers(scope=scope)
     host = headers.get("host", "")
-    if settings.hosts and _without_port(host) not in settings.hosts and host not in settings.hosts:
-        raise Forbidden(f"the Host {host!r} is none that is served here", field="Host")
+    if not _serves(host, settings):
+        raise Forbidden(f"the Host {host[:100]!r} is none that is served here", field="Host")
     origin = headers.get("origin")
-    foreign = origin is not None and origin not in settings.origins and urlsplit(origin).netloc != host
-    if settings.origins and foreign:
-        raise Forbidden(f"the Origin {origin!r} is none that is let in", field="Origin")
-    if settings.keys and not _holds_key(headers, settings):
+    if origin is not None and origin not in settings.origins and _place(origin) != host:
+        raise Forbidden(f"the Origin {origin[:100]!r} is none that is let in", field="Origin")
+    page = scope["path"] == "/" or scope["path"].startswith(PAGE_FILES)
+    if keys.required and not page and keys.holder(_bearer(headers)) is None:
         raise Unauthorised("`Authorization` must be `Bearer` and a key of this service", field="Authorization")
 
 
-def _without_port(host: str) -> str:
-    return host.rsplit(":", 1)[0] if not host.endswith("]") else host
+def require_admin(connection: HTTPConnection) -> None:
+    """Raises Forbidden unless the caller may change what is served: an admin's key, or no keys at all on loopback."""
+    keys: Keyring = connection.app.state.keys
+    settings: Settings = connection.app.state.service.settings
+    holder = keys.holder(_bearer(connection.headers))
+    if holder.admin if holder else not keys.required and settings.on_loopback:
+        return
+    raise Forbidden("models are loaded and unloaded with an admin's key only (see `key_file`)", field="Authorization")
+
+
+def _serves(host: str, settings: Settings) -> bool:
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    if settings.hosts:
+        return host in settings.hosts or name in settings.hosts
+    # Without a Host it is no browser that asks.
+    return not settings.on_loopback or not host or name.lower() in (*LOOPBACK_NAMES, settings.host)
+
+
+def _place(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # brackets that are no address
+        return ""
 
 
 def _bearer(headers: Headers) -> str:
@@ -126,16 +151,10 @@ def _bearer(headers: Headers) -> str:
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
-def _holds_key(headers: Headers, settings: Settings) -> bool:
-    given = hashlib.sha256(_bearer(headers).encode()).digest()
-    # Every key is compared, in constant time: how long it takes tells nothing.
-    return sum(hmac.compare_digest(given, hashlib.sha256(key.encode()).digest()) for key in settings.keys) > 0
-
-
-def caller_name(connection: HTTPConnection, settings: Settings) -> str:
-    """Whose share the work counts in: the key's hash, else the client's address."""
-    if settings.keys:
-        return hashlib.sha256(_bearer(connection.headers).encode()).hexdigest()[:16]
+def caller_name(connection: HTTPConnection, keys: Keyring) -> str:
+    """Whose share the work counts in: the key's holder, else the client's address."""
+    if holder := keys.holder(_bearer(connection.headers)):
+        return holder.name
     return connection.client.host if connection.client else "unknown"
 
 
@@ -164,6 +183,7 @@ def begin_call(connection: HTTPConnection, klass: Class, default_ms: float | Non
             message = f"`{name}` must be a whole number of milliseconds from 1 to {limit[1]}; got {text[:40]!r}"
             raise OutOfRange(message, field=name, limit=limit)
         milliseconds = int(text)
-    call = Call(caller_name(connection, settings), klass, asyncio.get_running_loop().time() + milliseconds / 1000)
+    caller = caller_name(connection, connection.app.state.keys)
+    call = Call(caller, klass, asyncio.get_running_loop().time() + milliseconds / 1000)
     connection.scope["call"] = call
     return call

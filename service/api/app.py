@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, MutableMapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -26,9 +27,11 @@ from service import errors, logs
 
 from . import clips, health, images, lift, live, problems
 from .access import EXEMPT, Doors, guard
+from .keys import Keyring
 from .open_inference import routes as open_inference
 from .open_inference.wire import LENGTH_HEADER
 from .problems import CALLER_LEFT_STATUS, CallerLeft, problem_answer
+from .uploads import MEGABYTE, UploadMemory, give_back
 
 if TYPE_CHECKING:
     from service.assembly import Service
@@ -38,6 +41,20 @@ Page = Callable[[Request], Coroutine[Any, Any, Response]]
 
 HEADERS_ALLOWED = ["Authorization", "Content-Type", "X-Request-Id", "Request-Timeout-Ms", LENGTH_HEADER]
 HEADERS_EXPOSED = ["X-Request-Id", "Server-Timing", "Retry-After", LENGTH_HEADER]
+# A page of ours loads what lies beside it and nothing else; pictures and clips that a reader chose are blobs.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+    "font-src 'self'; connect-src 'self'; worker-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+)
+NO_PAGE_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
+SECURITY_HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Permissions-Policy", "camera=(self), geolocation=(), microphone=()"),
+)
 DESCRIPTION = (
     "A photo, a clip or a stream of keypoints goes in; people come out, with 2D keypoints in pixels of the upright "
     "picture and 3D joints in metres (x right, y down, z away from the camera). Errors are problem documents."
@@ -49,27 +66,21 @@ DOCS_PAGE = """<!doctype html>
 <link rel="icon" href="docs/assets/favicon-32x32.png"><link rel="stylesheet" href="docs/assets/swagger-ui.css"></head>
 <body><div id="ui"></div>
 <script src="docs/assets/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({url: "openapi.json", dom_id: "#ui", validatorUrl: null, deepLinking: true});</script>
+<script src="docs/start.js"></script>
 </body></html>
 """
-START_PAGE = """<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><title>poselift</title></head>
-<body><h1>poselift</h1>
-<p>This is a plain form; the demo page is not here yet. It answers with JSON.</p>
-<form action="v1/images" method="post" enctype="multipart/form-data">
-<input type="file" name="image" accept="image/*" required> <button>Find people</button></form>
-<p><a href="docs">The API</a> · <a href="v1/models">Models</a> · <a href="v1/info">Limits</a></p>
-</body></html>
-"""
+# A file of its own, since no page may hold a script.
+DOCS_SCRIPT = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#ui", validatorUrl: null, deepLinking: true});\n'
+WEB = Path(__file__).parent.parent / "web" / "built"
 
 
 def create_app(service: Service) -> FastAPI:
     """The application around a service, which may still be starting."""
     app = FastAPI(title="poselift", version=service.version, docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.service, app.state.doors = service, Doors()
+    app.state.service, app.state.doors, app.state.keys = service, Doors(), Keyring(service.settings)
+    app.state.uploads = UploadMemory(service.settings.max_uploads_mb * MEGABYTE)
     app.add_exception_handler(HTTPException, problems.http_exception)
-    app.add_middleware(Frame, service=service, doors=app.state.doors)
+    app.add_middleware(Frame, service=service, doors=app.state.doors, keys=app.state.keys)
     if service.settings.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -103,10 +114,12 @@ def create_app(service: Service) -> FastAPI:
         ("/problems/{slug}", problems.problem_page),
         ("/openapi.json", _constant(orjson.dumps(document), "application/json")),
         ("/docs", _constant(DOCS_PAGE.encode(), HTMLResponse.media_type)),
-        ("/", _constant(START_PAGE.encode(), HTMLResponse.media_type)),
+        ("/docs/start.js", _constant(DOCS_SCRIPT.encode(), "text/javascript")),
+        ("/", _constant((WEB / "index.html").read_bytes(), HTMLResponse.media_type)),
     ):
         app.add_api_route(path, page, include_in_schema=False)
     app.mount("/docs/assets", StaticFiles(directory=str(swagger_ui_path)))
+    app.mount("/page", StaticFiles(directory=WEB))
     return app
 
 
@@ -131,8 +144,8 @@ def _constant(body: bytes, media_type: str | None) -> Page:
 class Frame:
     """Around every request: its id, who may come in, the answer to its error, its headers, metrics, and log line."""
 
-    def __init__(self, app: ASGIApp, service: Service, doors: Doors) -> None:
-        self._app, self._service, self._doors = app, service, doors
+    def __init__(self, app: ASGIApp, service: Service, doors: Doors, keys: Keyring) -> None:
+        self._app, self._service, self._doors, self._keys = app, service, doors, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -164,7 +177,7 @@ class Frame:
             await send(message)
 
         try:
-            guard(scope, self._service.settings)
+            guard(scope, self._service.settings, self._keys)
             await self._app(scope, receive, send_framed)
         except CallerLeft:
             status = CALLER_LEFT_STATUS
@@ -173,11 +186,16 @@ class Frame:
                 raise
             await problem_answer(error, request_id, scope["path"])(scope, receive, send_framed)
         finally:
+            give_back(scope)
             self._tell(scope, status or CALLER_LEFT_STATUS, time.perf_counter() - started)
 
     def _add_headers(self, message: Message, scope: Scope, request_id: str) -> None:
         headers = MutableHeaders(scope=message)
         headers["X-Request-Id"] = request_id
+        for name, value in SECURITY_HEADERS:
+            headers.setdefault(name, value)
+        page = headers.get("content-type", "").startswith("text/html")
+        headers.setdefault("Content-Security-Policy", PAGE_POLICY if page else NO_PAGE_POLICY)
         if spent := _spent_ms(scope):
             headers["Server-Timing"] = ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in spent.items())
         if self._doors.closing.is_set():
@@ -201,7 +219,7 @@ class Frame:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         try:
-            guard(scope, self._service.settings)
+            guard(scope, self._service.settings, self._keys)
         except errors.Refused as error:
             answer = problem_answer(error, request_id)
             if "websocket.http.response" in scope.get("extensions", {}):

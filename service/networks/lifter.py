@@ -15,9 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Form = Literal["depthwise", "paper", "crossformer"]
+# Where a block has its module (Table VIII; "after MSA" has two readings): MSA(A(LN x)); MLP(A(LN x)); A(x + MSA(LN x))
+# before the MLP, a residual branch of its own; A(x) at the block's end.
+Place = Literal["before_attention", "after_attention", "own_residual", "after_mlp"]
 Head = Literal["sequence", "weighted_mean"]
 
-JOINTS = 17
+JOINTS = 17  # that are answered; as many are read, but for the 16 of a Human3.6M Hourglass
+LAYER_SCALE = 1e-5  # where CrossFormer's learned factors start
 CONFIDENCE = 2  # the input channel that holds the score; below 0 there: the joint is unknown
 
 
@@ -32,9 +36,15 @@ class LifterOptions:
     heads: int = 8
     mlp_ratio: float = 2.0
     drop_path: float = 0.1  # rises linearly over the blocks up to this (PoseFormer's training script)
+    dropout: float = 0.0  # of single features, behind embeddings, self-attention and in the MLP
     form: Form = "depthwise"
     spatial: bool = False  # SAM on
     temporal: bool = False  # TAM on
+    place: Place | None = None  # by default `own_residual` for crossformer, `after_attention` for the others
+    spatial_kernel: int = 5  # joints; 1 is Fig. 4's and Table VIII's Conv1x1
+    temporal_kernel: int = 3  # frames; of the crossformer form: features
+    layer_scale: bool = False  # CrossFormer's released block: learned factors from 1e-5 on, a norm before the module
+    joints: int = JOINTS  # of the input
     head: Head = "weighted_mean"
     spatial_head: bool = False  # a 3D pose from the spatial features alone, for the loss L_s (eq. 13)
     unknown_token: bool = False  # a learned embedding for joints whose confidence is below 0
@@ -51,8 +61,29 @@ class LifterOptions:
             raise ValueError(f"form `paper` needs `frames` of at least 3, got {self.frames}")
         if self.temporal and self.form == "crossformer" and self.frames % 3:
             raise ValueError(f"form `crossformer` needs `frames` to be a multiple of 3, got {self.frames}")
+        if self.place is not None and self.place not in get_args(Place):
+            raise ValueError(f"`place` must be one of {', '.join(get_args(Place))}, got {self.place!r}")
+        for name in ("spatial_kernel", "temporal_kernel"):
+            kernel = getattr(self, name)
+            if kernel < 1 or kernel % 2 == 0:
+                raise ValueError(f"`{name}` must be odd and at least 1, got {kernel}")
+        for name in ("dropout", "drop_path"):
+            share = getattr(self, name)
+            if not 0 <= share < 1:
+                raise ValueError(f"`{name}` must be in 0..1, below 1, got {share}")
+        if self.layer_scale and self.placed != "own_residual":
+            raise ValueError(f"`layer_scale` needs `place` own_residual, got {self.placed}")
+        if self.joints < 1:
+            raise ValueError(f"`joints` must be at least 1, got {self.joints}")
+        if self.spatial_head and self.joints != JOINTS:
+            raise ValueError(f"`spatial_head` answers a joint a joint: it needs `joints` = {JOINTS}, got {self.joints}")
         if self.unknown_token and self.channels <= CONFIDENCE:
             raise ValueError(f"`unknown_token` reads the confidence: `channels` must be over 2, got {self.channels}")
+
+    @property
+    def placed(self) -> Place:
+        """Where the modules are."""
+        return self.place or ("own_residual" if self.form == "crossformer" else "after_attention")
 
 
 class ChannelsMiddle(nn.Module):
@@ -97,12 +128,13 @@ class CrossFrame(nn.Module):
 
     groups = 3
 
-    def __init__(self, frames: int) -> None:
+    def __init__(self, frames: int, kernel: int = 3) -> None:
         super().__init__()
-        self.t = nn.Conv1d(frames, frames, 3, padding=1, bias=False)
-        self.p = nn.Conv1d(frames, frames, 3, padding=1, bias=False)
-        self.g = nn.Conv1d(frames, frames, 3, padding=1, bias=False)
-        self.z = nn.Conv1d(frames, frames, 3, padding=1, groups=self.groups, bias=False)
+        pad = kernel // 2
+        self.t = nn.Conv1d(frames, frames, kernel, padding=pad, bias=False)
+        self.p = nn.Conv1d(frames, frames, kernel, padding=pad, bias=False)
+        self.g = nn.Conv1d(frames, frames, kernel, padding=pad, bias=False)
+        self.z = nn.Conv1d(frames, frames, kernel, padding=pad, groups=self.groups, bias=False)
         self.norm = nn.GroupNorm(self.groups, frames)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,7 +147,12 @@ class CrossFrame(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, softmax(Q K^T / sqrt(head width)) V (eq. 6 with the head's own width)."""
+    """Multi-head self-attention, softmax(Q K^T / sqrt(head width)) V (eq. 6 with the head's own width).
+
+    written_out: computes it without the fused kernel, which wants heads of eight numbers or more; for a compiler.
+    """
+
+    written_out = False
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -127,47 +164,61 @@ class SelfAttention(nn.Module):
         batch, length, width = x.shape
         # (batch, length, 3 x width) > (3, batch, heads, length, head width)
         q, k, v = self.qkv(x).reshape(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        if self.written_out:
+            logits = ((q * q.shape[-1] ** -0.5).unsqueeze(-2) * k.unsqueeze(-3)).sum(-1)
+            mixed = (logits.softmax(-1).unsqueeze(-1) * v.unsqueeze(-3)).sum(-2)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v)
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, length, width))
         return out
 
 
 class MLP(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
+        self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        y = F.dropout(F.gelu(self.fc1(x)), self.dropout, self.training)
+        out: Tensor = F.dropout(self.fc2(y), self.dropout, self.training)
         return out
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block with a neighbour module between self-attention and MLP.
-
-    `depthwise` and `paper` put it between the norm and the MLP (II.B.2); `crossformer` gives it a residual of its own.
-    """
+    """Pre-norm transformer block with a neighbour module where `LifterOptions.placed` has it."""
 
     def __init__(self, options: LifterOptions, width: int, drop: float, across: nn.Module | None) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = SelfAttention(width, options.heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = MLP(width, int(width * options.mlp_ratio))
-        self.across = across
-        self.own_residual = options.form == "crossformer"
-        self.drop = drop
+        self.mlp = MLP(width, int(width * options.mlp_ratio), options.dropout)
+        self.across, self.place = across, options.placed
+        self.drop, self.dropout = drop, options.dropout
+        self.norm3: nn.LayerNorm | None = None
+        self.scales: nn.ParameterList | None = None
+        if options.layer_scale and across is not None:
+            self.norm3 = nn.LayerNorm(width, eps=1e-6)
+            self.scales = nn.ParameterList(nn.Parameter(torch.full((width,), LAYER_SCALE)) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, length, width) to the same."""
-        x = x + self._kept(self.attn(self.norm1(x)))
-        if self.across is not None and self.own_residual:
-            x = self.across(x)
-        y = self.norm2(x)
-        if self.across is not None and not self.own_residual:
-            y = self.across(y)
-        return x + self._kept(self.mlp(y))
+        attended = self.attn(self._across_at("before_attention", self.norm1(x)))
+        x = x + self._kept(self._scaled(0, F.dropout(attended, self.dropout, self.training)))
+        if self.norm3 is not None:
+            x = x + self._kept(self._scaled(1, self._across_at("own_residual", self.norm3(x))))
+        else:
+            x = self._across_at("own_residual", x)
+        x = x + self._kept(self._scaled(2, self.mlp(self._across_at("after_attention", self.norm2(x)))))
+        return self._across_at("after_mlp", x)
+
+    def _across_at(self, place: Place, x: Tensor) -> Tensor:
+        return x if self.across is None or self.place != place else self.across(x)
+
+    def _scaled(self, branch: int, x: Tensor) -> Tensor:
+        return x if self.scales is None else x * self.scales[branch]
 
     def _kept(self, branch: Tensor) -> Tensor:
         """Stochastic depth: in training a sample's branch is left out with chance `drop`, the others are scaled up."""
@@ -178,29 +229,32 @@ class Block(nn.Module):
 
 
 class Lifter(nn.Module):
-    """(batch, frames, 17, channels) to (batch, frames, 17, 3), or (batch, 1, 17, 3) with the `weighted_mean` head."""
+    """(batch, frames, joints, channels) to (batch, frames, 17, 3), or (batch, 1, 17, 3) with the `weighted_mean` head.
+
+    joints: 17, or the option's.
+    """
 
     def __init__(self, options: LifterOptions) -> None:
         super().__init__()
         self.options = options
-        width, wide = options.width, JOINTS * options.width
+        width, wide = options.width, options.joints * options.width
         drops = [float(d) for d in torch.linspace(0, options.drop_path, options.depth, device="cpu")]
 
         self.Spatial_patch_to_embedding = nn.Linear(options.channels, width)
-        self.Spatial_pos_embed = nn.Parameter(torch.zeros(1, JOINTS, width))
+        self.Spatial_pos_embed = nn.Parameter(torch.zeros(1, options.joints, width))
         places = 1 if options.form == "crossformer" and options.temporal else options.frames
         self.Temporal_pos_embed = nn.Parameter(torch.zeros(1, places, wide))
         self.unknown = nn.Parameter(torch.zeros(width)) if options.unknown_token else None
 
         def spatial_module() -> nn.Module | None:
-            return AcrossNeighbours(width, 5, options.form) if options.spatial else None
+            return AcrossNeighbours(width, options.spatial_kernel, options.form) if options.spatial else None
 
         def temporal_module() -> nn.Module | None:
             if not options.temporal:
                 return None
-            return (
-                CrossFrame(options.frames) if options.form == "crossformer" else AcrossNeighbours(wide, 3, options.form)
-            )
+            if options.form == "crossformer":
+                return CrossFrame(options.frames, options.temporal_kernel)
+            return AcrossNeighbours(wide, options.temporal_kernel, options.form)
 
         self.Spatial_blocks = nn.ModuleList(Block(options, width, drop, spatial_module()) for drop in drops)
         self.blocks = nn.ModuleList(Block(options, wide, drop, temporal_module()) for drop in drops)
@@ -214,25 +268,27 @@ class Lifter(nn.Module):
         return self.poses(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
-        """Spatial features, frame by frame: (batch, frames, 17, channels) to (batch, frames, 17, width)."""
+        """Spatial features, frame by frame: (batch, frames, joints, channels) to (batch, frames, joints, width)."""
         batch, frames, joints, channels = x.shape
         options = self.options
-        if (frames, joints, channels) != (options.frames, JOINTS, options.channels):
-            wanted = f"(batch, {options.frames}, {JOINTS}, {options.channels})"
+        if (frames, joints, channels) != (options.frames, options.joints, options.channels):
+            wanted = f"(batch, {options.frames}, {options.joints}, {options.channels})"
             raise ValueError(f"the lifter takes {wanted}, got {tuple(x.shape)}")
         y = self.Spatial_patch_to_embedding(x)
         if self.unknown is not None:
             y = torch.where(x[..., CONFIDENCE : CONFIDENCE + 1] < 0, self.unknown.to(y.dtype), y)
-        y = y.reshape(batch * frames, JOINTS, options.width) + self.Spatial_pos_embed
+        y = y.reshape(batch * frames, joints, options.width) + self.Spatial_pos_embed
+        y = F.dropout(y, options.dropout, self.training)
         for block in self.Spatial_blocks:
             y = block(y)
         normed: Tensor = self.Spatial_norm(y)
-        return normed.reshape(batch, frames, JOINTS, options.width)
+        return normed.reshape(batch, frames, joints, options.width)
 
     def poses(self, features: Tensor) -> Tensor:
         """Spatial features of a window to its 3D poses."""
         batch, frames = features.shape[:2]
         y = features.reshape(batch, frames, -1) + self.Temporal_pos_embed
+        y = F.dropout(y, self.options.dropout, self.training)
         for block in self.blocks:
             y = block(y)
         y = self.Temporal_norm(y)

@@ -10,12 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from service.networks import create
+from service.engines.framing import window_channels
+from service.networks import create, load_weights
+from service.networks.lifter import SelfAttention
 from training.data.motion import read_motion
 from training.data.windows import WindowMaker, WindowRecipe
-from training.lift import LiftLoss, WindowBatches, distance, lift_losses, score, train, validation_windows
+from training.lift import (
+    LiftLoss,
+    WindowBatches,
+    channels_of,
+    distance,
+    lift_losses,
+    other_frames,
+    score,
+    train,
+    validation_windows,
+)
+from training.start import weights_of
 
-CPU = torch.device("cpu")
 NETWORK: dict[str, Any] = {
     "frames": 3, "channels": 6, "width": 8, "depth": 1, "heads": 2, "form": "depthwise", "spatial": True,
     "temporal": True, "head": "sequence", "spatial_head": True, "unknown_token": True, "drop_path": 0.0,
@@ -24,8 +36,7 @@ NETWORK: dict[str, Any] = {
 
 def batch(motion_file: Path, count: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     make = WindowBatches(WindowMaker(read_motion(motion_file), WindowRecipe(frames=3)), count, 0)
-    channels, targets = make(0)
-    return torch.from_numpy(channels), torch.from_numpy(targets)
+    return make(0)
 
 
 def test_the_distance_is_the_mean_over_everything_of_the_norms() -> None:
@@ -66,13 +77,37 @@ def test_the_right_answer_has_no_loss() -> None:
 
 def test_a_batch_follows_from_its_number_alone(motion_file: Path) -> None:
     make = WindowBatches(WindowMaker(read_motion(motion_file), WindowRecipe(frames=3)), 4, 7)
-    assert all(np.array_equal(a, b) for a, b in zip(make(3), make(3), strict=True))
-    assert not np.array_equal(make(3)[1], make(4)[1])
+    assert all(torch.equal(a, b) for a, b in zip(make(3), make(3), strict=True))
+    assert not torch.equal(make(3)[1], make(4)[1])
+
+
+def test_channels_are_those_of_the_services_framing(motion_file: Path) -> None:
+    windows = WindowMaker(read_motion(motion_file), WindowRecipe(frames=5, hidden=0.5, noisy=0.5)).draw(32, 1)
+    expected = window_channels(windows.points.numpy(), windows.sizes.numpy(), windows.given.numpy())
+    assert np.allclose(channels_of(windows).numpy(), expected, atol=1e-5)
+
+
+def test_a_lifter_for_more_frames_starts_as_the_one_for_fewer_around_the_centre() -> None:
+    few, many = create("lifter", **NETWORK), create("lifter", **{**NETWORK, "frames": 7})
+    with torch.no_grad():
+        few.Temporal_pos_embed.normal_()
+    load_weights(many, other_frames(weights_of(few.state_dict()), 7), "few")
+    places = few.Temporal_pos_embed[0]
+    assert torch.equal(many.Temporal_pos_embed[0, 2:5], places)
+    assert torch.equal(many.Temporal_pos_embed[0, 5:], places[2:].expand(2, -1))
+
+
+def test_attention_written_out_is_attention() -> None:
+    torch.manual_seed(0)
+    attention, tokens = SelfAttention(16, 4), torch.randn(3, 17, 16)
+    fused = attention(tokens)
+    attention.written_out = True
+    assert torch.allclose(attention(tokens), fused, atol=1e-6)
 
 
 def test_figures_are_millimetres_and_the_scale_is_forgiven_in_n(motion_file: Path) -> None:
     windows = validation_windows(read_motion(motion_file), WindowRecipe(frames=3), 6, noisy=False)
-    assert windows.given.all() and np.isfinite(windows.points).mean() > 0.95
+    assert windows.given.all() and windows.points.isfinite().float().mean() > 0.95
 
     class Larger(torch.nn.Module):
         def __init__(self) -> None:
@@ -81,16 +116,17 @@ def test_figures_are_millimetres_and_the_scale_is_forgiven_in_n(motion_file: Pat
 
         def forward(self, channels: torch.Tensor) -> torch.Tensor:
             self.done += len(channels)
-            return torch.from_numpy(1.1 * windows.targets[self.done - len(channels) : self.done])
+            return 1.1 * windows.targets[self.done - len(channels) : self.done]
 
-    figures = score(Larger(), windows, CPU, batch=4)
+    figures = score(Larger(), windows, batch=4)
     assert figures["n"] == pytest.approx(0, abs=0.01)
-    assert figures["p1"] == pytest.approx(100 * np.linalg.norm(windows.targets, axis=-1).mean(), rel=1e-3)
+    assert figures["p1"] == pytest.approx(100 * float(windows.targets.norm(dim=-1).mean()), rel=1e-3)
 
 
 def test_a_lifter_trains_from_its_recipe(motion_file: Path, tmp_path: Path) -> None:
     recipe = {"kind": "lift", "network": {"name": "lifter", **NETWORK}, "loop": {"batch": 4, "warmup_steps": 1}}
     told = {"run": tmp_path, "motion": motion_file, "validation": motion_file, "device": "cpu", "bf16": True}
-    figures = train(recipe, Namespace(**told, workers=0, start_from=None, hours=1.0, decay_steps=2))
+    more = {"workers": 0, "start_from": None, "start": None, "compile": False}
+    figures = train(recipe, Namespace(**told, **more, hours=1.0, decay_steps=2, decay_hours=0.0))
     assert set(figures) == {"p1", "n", "noisy_p1", "noisy_n"}
     assert torch.load(tmp_path / "latest.pt", weights_only=True)["step"] == 2
