@@ -3,9 +3,13 @@
 #   docker build --target cpu  -t poselift:cpu  .
 #   docker build --target cuda -t poselift:cuda .
 #
-# Both run as uid 10001 with a read-only root; only /tmp is written to. The weights are inside the wheel.
+# Both run as uid 10001 with a read-only root; only /tmp is written to. The weights are inside the wheel. They want keys:
+# POSELIFT_KEYS, or POSELIFT_KEY_FILE with a file mounted (docs/operations.md, "Who may use it").
 
-ARG PYTHON_VERSION=3.12
+# The Python and the torch that the tests run with.
+ARG PYTHON_VERSION=3.11
+ARG TORCH_VERSION=2.14.1
+ARG TORCHVISION_VERSION=0.29.1
 
 FROM python:${PYTHON_VERSION}-slim AS base
 ENV PIP_NO_CACHE_DIR=1 \
@@ -22,26 +26,37 @@ RUN python -m pip wheel --no-deps --wheel-dir /wheels .
 
 
 # The packages go into a folder of their own, which alone reaches the image: no wheel, no cache, no build tool.
-# torch comes first, in a layer that a change of our code leaves as it is; the floors are those of pyproject.toml.
+# torch comes first, by version alone, since each index has its own build of it; then, with hashes, all else of the lock
+# file (`make lock`); ours last, in a layer of its own, so that a change of our code leaves the others as they are.
 FROM base AS packages-cpu
+ARG TORCH_VERSION
+ARG TORCHVISION_VERSION
 # PyPI's torch for Linux brings CUDA along, gigabytes that a CPU never uses; the small build is on torch's own index.
 # It is a build argument for those who mirror it. Empty (--build-arg TORCH_INDEX_URL=) takes pip's default index.
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 RUN python -m venv --without-pip /opt/poselift \
     && python -m pip --python /opt/poselift/bin/python install \
-        ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "torch>=2.11" "torchvision>=0.26"
+        ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "torch==${TORCH_VERSION}" "torchvision==${TORCHVISION_VERSION}"
+COPY docker/requirements-cpu.lock /locks/
+RUN python -m pip --python /opt/poselift/bin/python install --no-deps --require-hashes --requirement /locks/requirements-cpu.lock
 COPY --from=wheel /wheels /wheels
-RUN python -m pip --python /opt/poselift/bin/python install "$(echo /wheels/*.whl)[cpu]"
+RUN python -m pip --python /opt/poselift/bin/python install --no-deps /wheels/*.whl \
+    && python -m pip --python /opt/poselift/bin/python check
 
 
 FROM base AS packages-cuda
+ARG TORCH_VERSION
+ARG TORCHVISION_VERSION
 # The default index has the CUDA build. For another CUDA: --build-arg TORCH_CUDA_INDEX_URL=<torch's index for it>.
 ARG TORCH_CUDA_INDEX_URL=
 RUN python -m venv --without-pip /opt/poselift \
     && python -m pip --python /opt/poselift/bin/python install \
-        ${TORCH_CUDA_INDEX_URL:+--index-url "$TORCH_CUDA_INDEX_URL"} "torch>=2.11" "torchvision>=0.26"
+        ${TORCH_CUDA_INDEX_URL:+--index-url "$TORCH_CUDA_INDEX_URL"} "torch==${TORCH_VERSION}" "torchvision==${TORCHVISION_VERSION}"
+COPY docker/requirements-cuda.lock /locks/
+RUN python -m pip --python /opt/poselift/bin/python install --no-deps --require-hashes --requirement /locks/requirements-cuda.lock
 COPY --from=wheel /wheels /wheels
-RUN python -m pip --python /opt/poselift/bin/python install "$(echo /wheels/*.whl)"
+RUN python -m pip --python /opt/poselift/bin/python install --no-deps /wheels/*.whl \
+    && python -m pip --python /opt/poselift/bin/python check
 
 
 FROM base AS runtime

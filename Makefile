@@ -10,7 +10,7 @@ CHECKED := service training tests benchmarks
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-slow lint bench
+.PHONY: help setup serve test test-slow recipes lint bench fuzz faults lock release
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: $(VENV)/.installed  ## run the tests
 test-slow: $(VENV)/.installed  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+recipes: $(VENV)/.installed  ## run every recipe of the paper for two steps on made data
+	$(BIN)/python -m training check $(ARGS)
+
 lint: $(VENV)/.installed  ## check style, format and types
 	$(BIN)/python -m ruff check $(CHECKED)
 	$(BIN)/python -m ruff format --check $(CHECKED)
@@ -33,6 +36,18 @@ lint: $(VENV)/.installed  ## check style, format and types
 
 bench: $(VENV)/.installed-bench  ## measure the speed
 	$(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: $(VENV)/.installed $(VENV)/.installed-bench  ## send 20,000 mutated bodies to a service
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
+faults: $(VENV)/.installed  ## break disk, memory, engines, clocks and imports, and see that nobody is left without an answer
+	$(BIN)/python -m pytest tests/faults -m "not cuda" $(ARGS)
+
+lock: $(VENV)/.installed  ## pin the packages of the images, with hashes, from pyproject.toml
+	$(BIN)/python docker/lock.py $(ARGS)
+
+release: $(VENV)/.installed  ## build what a release consists of into dist/: see docs/releasing.md
+	$(BIN)/python docker/release.py $(ARGS)
 
 # A .venv that is there already is kept, so that a CPU-only torch put into it by hand stays.
 $(BIN)/python:

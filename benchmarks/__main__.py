@@ -43,13 +43,13 @@ def machine() -> dict[str, object]:
 
 
 @contextmanager
-def own_service() -> Iterator[tuple[str, int]]:
-    """A service of this tree on a free port, ready: its address and process id."""
+def own_service(*flags: str) -> Iterator[tuple[str, int]]:
+    """A service of this tree on a free port, ready: its address and process id. flags: further ones of `serve`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--log-level", "warning"]
-    with subprocess.Popen([*command, "--drain-delay-s", "0"]) as process:
+    with subprocess.Popen([*command, "--drain-delay-s", "0", *flags]) as process:
         try:
             url = f"http://127.0.0.1:{port}"
             for _ in range(600):

@@ -21,13 +21,16 @@ from service.engines.framing import FinderFraming, LiftFraming, PoseFraming, Pub
 from service.engines.openvino_engine import openvino_available, openvino_infer
 from service.engines.torch_engine import torch_infer
 from service.engines.torch_framing import from_pixels
-from service.errors import QueueFull, SettingWrong, StoreBroken
+from service.errors import NotReady, OutOfRange, QueueFull, SettingWrong, StoreBroken, Unreadable
+from service.media.pictures import PictureLimits
 from service.metrics import Metrics
 from service.networks import create, load_weights
 from service.pipelines.clip import ClipPipeline
 from service.pipelines.lift import LiftPipeline
 from service.pipelines.live import LiveKeypoints, LiveOptions
+from service.pipelines.live_frames import LiveFrames, LiveFramesOptions
 from service.pipelines.photo import PhotoPipeline
+from service.pipelines.presence import Presence
 from service.settings import Settings
 from service.store.manifest import ROLES, Manifest, Role
 from service.store.store import Entry, Store, embedded_store
@@ -37,11 +40,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 State = Literal["starting", "ready", "draining", "failed"]
 
-# What is warmed, and the most of a batch. A CPU's time grows with every row, so few sizes and no padding; a batch is
-# short enough that a live row waits 50 ms for it, or little more. A GPU's hardly grows at first.
+# What is warmed, and the most of a batch, which `batch_ms` makes less. A CPU's time grows with every row, so few sizes
+# and no padding, and nothing is won by more rows than these; a GPU's hardly grows at first.
 CPU_SIZES = {"person": (1,), "pose": (1, 4), "lift": (1, 4, 16)}
-CPU_BUDGET = {"person": 1, "pose": 4, "lift": 32}
-CUDA_SIZES = {"person": (1, 2, 4, 8), "pose": (1, 2, 4, 8, 16, 32, 64), "lift": (1, 2, 4, 8, 16, 32, 64, 128)}
+CPU_MOST = {"person": 1, "pose": 4, "lift": 32}
+CUDA_SIZES = {"person": (1, 2, 4, 8), "pose": (1, 2, 4, 8, 16, 32, 64, 128), "lift": (1, 2, 4, 8, 16, 32, 64, 128)}
 
 
 class Service:
@@ -63,6 +66,10 @@ class Service:
         self.lift: LiftPipeline
         self.clip: ClipPipeline
         self._scheduler: Scheduler
+        self._batchers: dict[str, Batcher] = {}
+        self._at_start: dict[str, str] = {}  # role to label
+        self._changing = asyncio.Lock()
+        self.changes: dict[str, str] = {}  # label to `LOADING`, or to why it could not be loaded
         self._streams = 0
         self._decoding = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
         self.metrics.ready.set(0)
@@ -79,27 +86,116 @@ class Service:
             settings = self.settings
             window_s = settings.queue_window_ms / 1000
             self.metrics.device_memory_bytes.set_function(device.memory_bytes)
-            scheduler = Scheduler(device, self.metrics, settings.queue_rows, settings.caller_share, window_s)
+            scheduler = Scheduler(
+                device, self.metrics, settings.queue_rows, settings.caller_share, window_s, self._lose_device
+            )
             self._scheduler = scheduler
-            batchers: dict[str, Batcher] = {}
             for role in ROLES:
                 entry = self._entry(role)
                 engine = await device.run(load_engine, entry.manifest, entry.load, self.settings, device.name)
                 self.entries[role], self.engines[role] = entry, engine
-                batchers[role] = scheduler.add(engine)
+                self._batchers[role] = scheduler.add(engine)
                 self._tell_model(entry.manifest, engine, device.name)
         except Exception as error:
             self.state, self.reason = "failed", str(error) or type(error).__name__
             raise
-        lifter = self.entries["lift"].manifest
-        centre = lifter.input.get("head") == "centre"
-        self.lift = LiftPipeline(batchers["lift"], int(lifter.options["frames"]), centre)
-        self.photo = PhotoPipeline(batchers["person"], batchers["pose"], self.lift)
-        self.clip = ClipPipeline(self.photo, self.lift, self.in_decode_pool)
+        self._at_start = {role: entry.label for role, entry in self.entries.items()}
+        self._connect()
         scheduler.start()
         if self.state == "starting":  # a signal may have come meanwhile
             self.state, self.reason = "ready", ""
             self.metrics.ready.set(1)
+
+    def _lose_device(self, reason: str) -> None:
+        """Only a new process gets a lost device back: the state says so, and the process ends."""
+        log.critical(reason)
+        self.state, self.reason = "failed", reason
+        self.metrics.ready.set(0)
+
+    def _connect(self) -> None:
+        """The pipelines over the engines in use. What has begun keeps those that it began with."""
+        batchers, lifter = self._batchers, self.entries["lift"].manifest
+        centre = lifter.input.get("head") == "centre"
+        self.lift = LiftPipeline(batchers["lift"], int(lifter.options["frames"]), centre, self.in_decode_pool)
+        self.photo = PhotoPipeline(batchers["person"], batchers["pose"], self.lift, self._presence())
+        self.clip = ClipPipeline(self.photo, self.lift, self.in_decode_pool)
+
+    def _presence(self) -> Presence | None:
+        """What makes a chance of the finder's score, if it was fitted for the detector in use."""
+        table = self.entries["person"].manifest.presence
+        if table.get("pose") != self.entries["pose"].label:
+            return None
+        try:
+            return Presence.read(table)
+        except ValueError as error:
+            raise StoreBroken(f"the manifest of {self.entries['person'].label}: {error}") from error
+
+    async def load_model(self, label: str) -> str:
+        """Gives a version of the store the role that its manifest names: `name@version` of what now serves it.
+
+        It is loaded and warmed beside the old one, which serves until then and until those who began with it are done.
+
+        Args:
+            label: `name@version`, or `name` for its newest version. The store's folder is read anew.
+
+        Raises:
+            Unknown, SettingWrong: not there, or not let in by the licence policy. NotReady: the service is not.
+            Unreadable: it cannot be loaded, and why. In each case nothing has changed.
+        """
+        async with self._changing:
+            if self.state != "ready":
+                raise NotReady(f"the service is not ready: {self.reason or self.state}", retry_after_s=2.0)
+            store = Store(self.store.folder, whole=False)
+            entry = await self.in_decode_pool(_find, store, label)
+            role, old = entry.manifest.role, self._batchers[entry.manifest.role]
+            self._check_licence(entry, role)
+            if entry.label == self.entries[role].label:
+                return entry.label
+            self.changes[entry.label] = "LOADING"
+            try:
+                engine = await self._loaded_aside(entry)
+            except Exception as error:
+                log.warning("%s could not be loaded", entry.label, exc_info=error)
+                reason = str(error).replace(f"{store.folder}{os.sep}", "") or type(error).__name__
+                self.changes[entry.label] = reason
+                message = f"{entry.label} could not be loaded and {self.entries[role].label} serves on: {reason}"
+                raise Unreadable(message, field="model") from error
+            del self.changes[entry.label]
+            self._tell_model(self.entries[role].manifest, self.engines[role], self._scheduler.device.name, 0)
+            self.store, self.entries[role], self.engines[role] = store, entry, engine
+            self._batchers[role] = self._scheduler.add(engine)
+            self._connect()
+            self._scheduler.retire(old)
+            self._tell_model(entry.manifest, engine, self._scheduler.device.name)
+            return entry.label
+
+    async def unload_model(self, name: str) -> None:
+        """Gives a role back to the model that had it at the start. A model that serves no role is not loaded anyway.
+
+        Raises:
+            Unknown: there is none in the store. OutOfRange: it had the role at the start, and a role is never without.
+        """
+        role = next((role for role, entry in self.entries.items() if entry.manifest.name == name.split("@")[0]), None)
+        if role is None:
+            await self.in_decode_pool(Store(self.store.folder, whole=False).find, name)
+        elif self.entries[role].label == self._at_start[role]:
+            message = f"{self.entries[role].label} serves the role `{role}` from the start: load another in its place"
+            raise OutOfRange(message, field="model")
+        else:
+            await self.load_model(self._at_start[role])
+
+    async def _loaded_aside(self, entry: Entry) -> Engine:
+        """An engine built and warmed. A CPU's own thread goes on serving; what touches another device is in its own."""
+        device = self._scheduler.device
+        arguments = entry.manifest, entry.load, self.settings, device.name
+        if device.name == "cpu":
+            return await asyncio.to_thread(load_engine, *arguments)
+        return await device.run(load_engine, *arguments)
+
+    @property
+    def models_leaving(self) -> list[str]:
+        """Labels of models that were replaced, and that somebody who began with them still works with."""
+        return self._scheduler.retired if hasattr(self, "_scheduler") else []
 
     def _entry(self, role: Role) -> Entry:
         """The model of a role that the settings name, or the store's default."""
@@ -111,14 +207,22 @@ class Service:
         manifest = entry.manifest
         if manifest.role != role:
             raise SettingWrong(f"`{role}` is {named}, but that model's role is {manifest.role}", field=role)
-        if permissive and not manifest.permissive:
-            message = f"`{role}` is {named}, whose weights are not permissive ({manifest.weights.licence})"
-            raise SettingWrong(message, field=role, limit="permissive")
+        self._check_licence(entry, role)
         return entry
 
-    def _tell_model(self, manifest: Manifest, engine: Engine, device: str) -> None:
+    def _check_licence(self, entry: Entry, role: Role) -> None:
+        if self.settings.licence_policy == "permissive" and not entry.permissive:
+            licence = entry.manifest.weights.licence
+            message = f"`{role}` is {entry.label}, whose weights are not permissive ({licence})"
+            raise SettingWrong(message, field=role, limit="permissive")
+
+    def _tell_model(self, manifest: Manifest, engine: Engine, device: str, serves: int = 1) -> None:
         facts = (manifest.role, manifest.name, str(manifest.version), manifest.network)
-        self.metrics.model_info.labels(*facts, engine.runtime, device, engine.precision).set(1)
+        labels = (*facts, engine.runtime, device, engine.precision)
+        if not serves:
+            self.metrics.model_info.remove(*labels)
+            return
+        self.metrics.model_info.labels(*labels).set(1)
         log.info("%s is warm: %s on %s, %s", engine.label, engine.runtime, device, engine.precision)
 
     def models(self) -> list[dict[str, Any]]:
@@ -168,6 +272,9 @@ class Service:
     def live(self, options: LiveOptions) -> LiveKeypoints:
         return LiveKeypoints(self.lift, options)
 
+    def live_frames(self, options: LiveFramesOptions, limits: PictureLimits) -> LiveFrames:
+        return LiveFrames(self.photo, self.in_decode_pool, limits, options)
+
     def open_stream(self) -> None:
         """Takes one of the live streams' places; QueueFull when all are taken."""
         limit = self.settings.live_streams
@@ -209,6 +316,14 @@ def build(settings: Settings) -> Service:
     return Service(settings)
 
 
+def _find(store: Store, label: str) -> Entry:
+    """The entry of a label; Unreadable if it is there and broken."""
+    broken = {name: reason for name, entry, reason in store.survey() if entry is None}
+    if label in broken:
+        raise Unreadable(f"{label} cannot be loaded: {broken[label]}", field="model")
+    return store.find(label)
+
+
 def load_engine(manifest: Manifest, load: Callable[[], dict[str, Any]], settings: Settings, device: str) -> Engine:
     """Builds, fills and warms one network; on the device's thread.
 
@@ -225,29 +340,40 @@ def load_engine(manifest: Manifest, load: Callable[[], dict[str, Any]], settings
     except (KeyError, ValueError) as error:
         raise StoreBroken(f"the manifest of {label}: {error}") from error
     load_weights(module, load(), f"{label}/{manifest.weights.file}")
+    eager = getattr(module, "eager", False)  # neither traced nor recorded
     if manifest.role != "lift":
         module = network
     role, on_cpu = manifest.role, device == "cpu"
     threads = settings.network_threads
-    precision = _precision(settings, role, device)
+    precision = _precision(settings, role, on_cpu)
     sizes = CPU_SIZES[role] if on_cpu else CUDA_SIZES[role]
-    if on_cpu and openvino_available():
+    if eager:
+        runtime, precision, infer = "torch", "f32", torch_infer(module, device, "f32", threads)
+    elif not on_cpu:
+        from service.engines.cuda_engine import cuda_infer  # it brings what a CPU does without
+
+        framing, infer, runtime, precision = cuda_infer(module, framing, manifest.input, sizes, device, precision)
+    elif openvino_available():
         runtime, infer = "openvino", openvino_infer(module, framing.example(), sizes, threads, precision)
     else:
         runtime, infer = "torch", torch_infer(module, device, precision, threads)
-    budget = CPU_BUDGET[role] if on_cpu else sizes[-1]
+    budget = CPU_MOST[role] if on_cpu else sizes[-1]
     engine = Engine(
         label, role, framing, infer, sizes=sizes, budget=budget, pads=not on_cpu, runtime=runtime, precision=precision
     )
-    engine.warm()
+    engine.warm(settings.batch_ms / 1000)
     log.info("%s loaded in %.1f s", label, time.perf_counter() - started)
     return engine
 
 
-def _precision(settings: Settings, role: str, device: str) -> str:
-    """32 bits unless asked for less; the lifter, which is small and exact, always."""
+def _precision(settings: Settings, role: str, on_cpu: bool) -> str:
+    """32 bits unless asked for less; the lifter, which is small and exact, always. Of itself only CUDA's detector takes
+    less, behind a gate: in bf16 the finder's boxes would move by up to two pixels."""
     wanted: str = settings.precision
-    if role == "lift" or wanted == "auto":
+    if on_cpu and wanted == "f16":
+        message = "`precision` is f16, which only CUDA devices have here; a CPU takes f32 or bf16"
+        raise SettingWrong(message, field="precision", limit=["auto", "f32", "bf16"])
+    if role == "lift" or (wanted == "auto" and (on_cpu or role != "pose")):
         return "f32"
     return wanted
 

@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import errno
 import importlib.metadata
 import logging
+import re
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 import orjson
 
-from service import logs, settings
+from service import doctor, logs, settings
+from service.api import clip_files, lifecycle, lift_files
 from service.api import clips as clip_lines
 from service.api import images as photo_answers
-from service.api import lifecycle
 from service.api import lift as sequence_answers
 from service.assembly import Service, build
-from service.errors import Failed, Refused, ServiceError, SettingWrong
+from service.errors import Failed, OutOfRange, Refused, ServiceError, SettingWrong
+from service.formats import FORMATS, Recording, read_keypoints, write
 from service.importing.entry import import_file
 from service.importing.fetch import ALL, chosen, fetch, terms
 from service.importing.recognise import POSE_PRESETS, SIZES, public_files
@@ -39,6 +43,8 @@ log = logging.getLogger(__name__)
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"}
 CLIP_SUFFIXES = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi"}
+FILE_FORMATS = ("json", *FORMATS)
+CLIP_FORMATS = (*FILE_FORMATS, "mp4")
 DONE, SOME_FAILED, WRONG_USE = 0, 1, 2
 NO_DEADLINE_S = 1e9  # nobody waits at the other end of a socket
 
@@ -75,12 +81,25 @@ def parser() -> argparse.ArgumentParser:
     command("serve", serve, "Serve over HTTP and WebSocket.")
     predict_ = command("predict", predict, "Find the people of photos, clips, and folders of them.")
     predict_.add_argument("paths", nargs="+", type=Path, metavar="PATH")
-    predict_.add_argument("--output", type=Path, help="folder for the results; by default beside each input")
+    predict_.add_argument("-o", "--output", type=Path, help="folder for the results; by default beside each input")
+    _add_formats(predict_, "files to write of each input; by default json (a line a frame for clips)", CLIP_FORMATS)
+    predict_.add_argument("--every", type=int, default=1, metavar="N", help="of clips every so many frames; all")
     predict_.add_argument("--overlay", action="store_true", help="also draw each photo beside its 3D poses (.png)")
     predict_.add_argument("--flip-test", action="store_true", help="look twice, mirrored: slower, a little better")
     predict_.add_argument("--stature", type=float, metavar="METRES", help="standing height; 1.70 is assumed")
-    lift_ = command("lift", lift, "Lift a file of 2D keypoints, the body of POST /v1/lift, and print the answer.")
-    lift_.add_argument("file", type=Path, metavar="FILE", help="JSON, or msgpack (.msgpack); - for standard input")
+    lift_ = command("lift", lift, "Lift a file of 2D keypoints; print the answer, or write files.")
+    lift_.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="a body of POST /v1/lift (JSON; .msgpack; - for standard input), or keypoints of OpenPose (file, folder, "
+        "zip), AlphaPose or COCO (JSON), .csv or .npz",
+    )
+    lift_.add_argument("-o", "--output", type=Path, help="folder for the files; by default beside FILE")
+    _add_formats(lift_, "files to write; by default the answer is printed", FILE_FORMATS)
+    lift_.add_argument("--image-size", nargs=2, type=int, metavar=("W", "H"), help="pixels, where FILE does not tell")
+    lift_.add_argument("--fps", type=float, metavar="RATE", help="frames a second, where FILE does not tell; 30")
+    lift_.add_argument("--stature", type=float, metavar="METRES", help="standing height; 1.70 is assumed")
     models = commands.add_parser("models", help="List, check, import and fetch models.").add_subparsers(
         metavar="COMMAND", required=True
     )
@@ -104,8 +123,15 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument("names", nargs="*", metavar="NAME", help=f"of the list, or {ALL}")
             made.add_argument("--accept-licence", action="store_true", help="also what is not free for every use")
             made.add_argument("--from-mirror", metavar="URL", help="where the files lie instead, by their names")
+    command("doctor", show_findings, "Say what is slow, missing or degraded on this machine, and how to mend it.")
     command("settings", show_settings, "Print every setting, its value and where it comes from.")
     return root
+
+
+def _add_formats(command: argparse.ArgumentParser, text: str, known: Sequence[str]) -> None:
+    command.add_argument(
+        "--format", nargs="+", action="extend", choices=known, metavar="FORMAT", help=f"{text}: {', '.join(known)}"
+    )
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
@@ -156,36 +182,126 @@ async def _predict_one(service: Service, file: Path, result: Path, arguments: ar
     result.parent.mkdir(parents=True, exist_ok=True)
     options = PhotoOptions(flip_test=arguments.flip_test, stature=arguments.stature)
     call = Call("command line", Class.CLIP, asyncio.get_running_loop().time() + NO_DEADLINE_S)
+    formats = dict.fromkeys(arguments.format or ["json"])
     if file.suffix.lower() in CLIP_SUFFIXES:
-        # NDJSON as the service streams it: written while the clip is decoded, so memory does not grow with it.
-        with (
-            videos.open_clip(file, clip_lines.clip_limits(service.settings)) as clip,
-            result.with_name(f"{result.name}.ndjson").open("wb") as lines,
-        ):
-            async with aclosing(service.clip.run(clip, ClipOptions(photo=options), call)) as items:
-                async for item in items:
-                    line = clip_lines.line_of(item, file.name)
-                    lines.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
+        await _predict_clip(service, file, result, formats, ClipOptions(options, every=arguments.every), call)
         return
     limits = photo_answers.picture_limits(service.settings.max_image_mpx)
     picture = pictures.read_picture(file.read_bytes(), limits)
     answer = await service.photo.find_people(picture, options, call)
-    result.with_name(f"{result.name}.json").write_bytes(photo_answers.photo_answer(answer, file.name) + b"\n")
+    # COCO and others name their photos by number.
+    number = (re.findall(r"\d+", file.stem) or ["0"])[-1][-18:]
+    size = (answer.width, answer.height)
+    recording = clip_files.photo_recording(answer.people, size, answer.camera, int(number))
+    for name in formats:
+        if name == "json":
+            result.with_name(f"{result.name}.json").write_bytes(photo_answers.photo_answer(answer, file.name) + b"\n")
+        elif name == "mp4":
+            raise OutOfRange("`format` mp4 is for clips", field="format")
+        else:
+            _write(recording, name, result)
     if arguments.overlay:
         drawn = encode(side_by_side(picture.pixels, answer.people), "png")
         result.with_name(f"{result.name}.overlay.png").write_bytes(drawn)
 
 
+async def _predict_clip(
+    service: Service, file: Path, result: Path, formats: Iterable[str], options: ClipOptions, call: Call
+) -> None:
+    """NDJSON as the service streams it: written while the clip is decoded, so memory does not grow with it.
+
+    Other formats are made at the clip's end, from what was kept on disk until then.
+    """
+    limits, others = clip_lines.clip_limits(service.settings), [name for name in formats if name != "json"]
+    with (
+        videos.open_clip(file, limits) as clip,
+        closing(clip_files.ClipSpool(service.settings.max_spool_mb)) as spool,
+        contextlib.ExitStack() as opened,
+    ):
+        lines = None
+        if "json" in formats:
+            lines = opened.enter_context(result.with_name(f"{result.name}.ndjson").open("wb"))
+        async with aclosing(service.clip.run(clip, options, call)) as items:
+            async for item in items:
+                if lines:
+                    line = clip_lines.line_of(item, file.name)
+                    lines.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
+                if others:
+                    spool.add(item)
+                    if spool.full:
+                        spool.flush()
+        for name in others:
+            _progress(f"{file.name}: {name}")
+            with _named_at_the_end(result) as (made, names):
+                for told, _ in clip_files.write_file(
+                    spool, name, _stem(result, name), made, file, limits, options.every
+                ):
+                    names[:] = [told]
+
+
+def _write(recording: Recording, name: str, result: Path) -> None:
+    """One file of a recording (a zip of them where the format needs it), under the name that the format gives it."""
+    with _named_at_the_end(result) as (made, names):
+        names[:] = [write(recording, name, _stem(result, name), made)[0]]
+
+
+@contextmanager
+def _named_at_the_end(result: Path) -> Iterator[tuple[BinaryIO, list[str]]]:
+    """A file beside `result` that gets the name put into the list once it is whole; half a file is none."""
+    partial, names = result.with_name(f".{result.name}.partial"), list[str]()
+    try:
+        with partial.open("wb+") as made:
+            yield made, names
+        partial.replace(result.with_name(names[0]))
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _stem(result: Path, name: str) -> str:
+    """Two formats are a JSON file, and neither is ours."""
+    form = FORMATS.get(name)
+    return f"{result.name}.{name}" if form and (form.suffix, form.holds) == (".json", "all") else result.name
+
+
 def lift(arguments: argparse.Namespace) -> int:
-    body = sys.stdin.buffer.read() if str(arguments.file) == "-" else arguments.file.read_bytes()
-    kind = "application/msgpack" if arguments.file.suffix == ".msgpack" else "application/json"
+    path: Path = arguments.file
+    body, table = None, path.suffix.lower() in (".csv", ".npz")
+    if str(path) == "-" or (path.is_file() and not table):
+        body = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    elif not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+    kind = "application/msgpack" if path.suffix == ".msgpack" else "application/json"
 
     async def work(service: Service) -> int:
-        limits = service.settings
-        asked = sequence_answers.read_sequences(body, kind, limits.max_frames, limits.max_people)
-        call = Call("command line", Class.CLIP, asyncio.get_running_loop().time() + NO_DEADLINE_S)
-        lifted = await service.lift.lift_people(asked.people, asked.options, call)
-        sys.stdout.buffer.write(sequence_answers.lift_answer(lifted, asked) + b"\n")
+        limits, call = (
+            service.settings,
+            Call("command line", Class.CLIP, asyncio.get_running_loop().time() + NO_DEADLINE_S),
+        )
+        if body is not None and (kind != "application/json" or str(path) == "-" or lift_files.is_body(body)):
+            asked = sequence_answers.read_sequences(body, kind, limits.max_frames, limits.max_people)
+            if not arguments.format:
+                lifted = await service.lift.lift_people(asked.people, asked.options, call)
+                sys.stdout.buffer.write(sequence_answers.lift_answer(lifted, asked) + b"\n")
+                return DONE
+            file, options = lift_files.file_of(asked)
+        else:
+            file = read_keypoints(path)
+            size = tuple(arguments.image_size) if arguments.image_size else None
+            options = lift_files.file_options(file, size, arguments.fps, arguments.stature)
+        people = await lift_files.lift_file(file, options, service.lift, call)
+        answer = lift_files.file_answer(file, people, service.lift.models) + b"\n"
+        if not arguments.format:
+            sys.stdout.buffer.write(answer)
+            return DONE
+        name = "keypoints" if str(path) == "-" else path.stem
+        result = (arguments.output or (Path() if str(path) == "-" else path.parent)) / f"{name}.lifted"
+        result.parent.mkdir(parents=True, exist_ok=True)
+        recording = lift_files.file_recording(file, options, people)
+        for wanted in dict.fromkeys(arguments.format):
+            if wanted == "json":
+                result.with_name(f"{result.name}.json").write_bytes(answer)
+            else:
+                _write(recording, wanted, result)
         return DONE
 
     return _with_service(arguments, work)
@@ -308,6 +424,14 @@ def _told(entry: Entry) -> str:
         f"{'' if manifest.permissive else ' (not permissive)'}, file SHA-256 {manifest.training['sha256']}\n"
         f"It is in {entry.folder}; serve it with `poselift serve --{manifest.role} {entry.label}`"
     )
+
+
+def show_findings(arguments: argparse.Namespace) -> int:
+    findings = doctor.examine(_load(arguments).settings)
+    for finding in findings:
+        mend = f"\n{'':29}{finding.mend}" if finding.mend else ""
+        print(f"{finding.grade:9} {finding.name:18} {finding.told}{mend}")
+    return SOME_FAILED if any(finding.grade == "broken" for finding in findings) else DONE
 
 
 def show_settings(arguments: argparse.Namespace) -> int:

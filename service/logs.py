@@ -21,7 +21,8 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 # Probes and scrapes come every few seconds, for ever.
 QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
-# They say on `info` or `debug` what is of no use to an operator: every request, every chunk, every step.
+# They say on `info` or `debug` what is of no use to an operator: every request, every chunk, every step; the last one
+# warns of each form that a caller has broken.
 TALKATIVE = ("PIL", "asyncio", "httpcore", "httpx", "python_multipart")
 SERVER = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
@@ -92,7 +93,7 @@ def setup(
         logger.propagate = name != "uvicorn.access"
         logger.disabled = name == "uvicorn.access"
     for name in TALKATIVE:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR if name == "python_multipart" else logging.WARNING)
     logging.captureWarnings(True)
 
 

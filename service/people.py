@@ -82,10 +82,26 @@ class Person:
 
 @dataclass(frozen=True)
 class Track:
-    """One person over the frames of a clip or stream: `first` and `last` are frame indices, both included."""
+    """One person over the frames of a clip or stream: `first` and `last` are frame indices, both included.
+
+    factor: what joints and positions of the track's lines are to be multiplied by, now that all of it is known.
+    """
 
     id: int
     first: int
     last: int
     frames: int
     scale: Scale = Scale()
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class World:
+    """From the camera's axes to a world's: `rotation @ point + translation`.
+
+    rotation: (3, 3) float64; the world's y points up, against gravity, and the camera looks along -z.
+    translation: (3,) metres; the floor is y = 0, and the camera stands over x = z = 0.
+    """
+
+    rotation: NDArray[np.float64]
+    translation: NDArray[np.float64]

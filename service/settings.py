@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
@@ -54,7 +54,7 @@ class Settings(BaseModel):
         pattern=r"^(auto|cpu|cuda|cuda:[0-9]+)$",
         description="`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N`; `cuda` without one fails at start",
     )
-    precision: Literal["auto", "f32", "bf16"] = Field(
+    precision: Literal["auto", "f32", "bf16", "f16"] = Field(
         default="auto",
         description="of the networks; `auto` takes what is fast on the device and within the stated tolerance",
     )
@@ -92,6 +92,12 @@ class Settings(BaseModel):
     caller_share: float = Field(
         default=0.5, gt=0, le=1, description="part of a queue that one caller may fill while others wait; beyond it 429"
     )
+    batch_ms: float = Field(
+        default=50,
+        gt=0,
+        le=10_000,
+        description="milliseconds that a batch may take, as measured while warming: a live row waits for one that runs",
+    )
     queue_window_ms: float = Field(
         default=0,
         ge=0,
@@ -120,11 +126,37 @@ class Settings(BaseModel):
         default=600, gt=0, le=86_400, description="seconds of a clip; a longer one holds a caller's turn"
     )
     max_clip_frames: int = Field(default=36_000, ge=1, description="frames of a clip; 600 s at 60 a second")
+    max_spool_mb: int = Field(
+        default=256,
+        ge=1,
+        le=65_536,
+        description="MB (2^20 bytes) on disk of the people of a clip that a file is made of, and as many of the file; "
+        "256 are 600,000 people of a frame",
+    )
     max_frames: int = Field(
         default=20_000, ge=1, description="frames of a sequence for the lifter, all people together"
     )
     max_people: int = Field(
         default=100, ge=1, le=1000, description="the most people that a request may ask for in one picture"
+    )
+    max_uploads_mb: int = Field(
+        default=1024,
+        ge=1,
+        le=1_048_576,
+        description="MB (2^20 bytes) of bodies held in memory, all requests together; beyond it 503. Clips are on disk",
+    )
+    max_sockets: int = Field(
+        default=2048,
+        ge=16,
+        le=1_000_000,
+        description="connections at once, streams and probes among them; beyond it 503. Above what the file limit of "
+        "most systems leaves a process it would do nothing",
+    )
+    header_timeout_s: float = Field(
+        default=10,
+        gt=0,
+        le=3600,
+        description="seconds that a connection has for the head of a request; then 408, so that idlers hold no socket",
     )
     live_streams: int = Field(
         default=64,
@@ -134,6 +166,12 @@ class Settings(BaseModel):
     )
     live_idle_s: float = Field(
         default=60, gt=0, le=86_400, description="seconds without a message after which a live stream is closed (1001)"
+    )
+    live_max_s: float = Field(
+        default=14_400,
+        gt=0,
+        le=864_000,
+        description="seconds after which a live stream is closed (1001); 4 hours: a forgotten camera ends some day",
     )
     drain_delay_s: float = Field(
         default=5,
@@ -152,11 +190,23 @@ class Settings(BaseModel):
         exclude=True,
         description="bearer keys, one of which a caller must hold; empty: open to whoever reaches it",
     )
+    key_file: Path | None = Field(
+        default=None,
+        description="file of further keys, one a line, read again when it changes; a key with ` admin` behind it may "
+        "also load and unload models",
+    )
+    allow_keyless: bool = Field(
+        default=False,
+        description="listen beyond loopback without any key; off, since nobody should open a service by mistake",
+    )
     hosts: tuple[Host, ...] = Field(
-        default=(), description="Host headers that are served, the port may be left out; empty: any"
+        default=(),
+        description="Host headers that are served, the port may be left out; empty: on loopback its own names, else "
+        "any, so that no foreign page reaches a service on its reader's machine under a name of its own",
     )
     origins: tuple[Origin, ...] = Field(
-        default=(), description="Origins beside the service's own whose pages may call, as `https://name`; empty: any"
+        default=(),
+        description="Origins beside the service's own whose pages may call, as `https://name`; empty: none",
     )
     trusted_proxies: tuple[str, ...] = Field(
         default=(), description="addresses or networks whose `X-Forwarded-For` is believed; empty: nobody's"
@@ -180,6 +230,16 @@ class Settings(BaseModel):
         if self.deadline_ms > self.max_deadline_ms:
             raise ValueError(f"`deadline_ms` {self.deadline_ms} is over `max_deadline_ms` {self.max_deadline_ms}")
         return self
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         """What repr and str show: everything but the keys."""

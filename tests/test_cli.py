@@ -6,13 +6,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
 import skimage.data
 
+from service import cli
 from service.cli import main
+from service.formats import Recording, write
+from tests.conftest import Started
+from tests.formats.fake import person, recording, walking, without
 
 ROOT = Path(__file__).parent.parent
 
@@ -112,3 +118,88 @@ def test_lift_answers_every_frame_of_a_file(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert np.array(json.loads(ended.stdout)["joints3d"]).shape == (40, 17, 3)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch, started: Started) -> None:
+    """Commands run over the models that other tests have started: loading them again takes seconds."""
+    monkeypatch.setattr(cli, "_with_service", lambda arguments, work: started.run(work(started.service), 300))
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_predict_writes_the_formats_that_are_asked_for_and_no_half_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    astronaut = np.asarray(skimage.data.astronaut(), np.uint8)  # type: ignore[no-untyped-call]
+    small = np.asarray(cv2.resize(astronaut, (256, 256)), np.uint8)
+    cv2.imwrite(str(tmp_path / "000042.jpg"), astronaut[:, :, ::-1])
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 256
+        stream.pix_fmt = "yuv420p"
+        for n in range(12):
+            moved = np.ascontiguousarray(np.roll(small, 2 * n, axis=1))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(moved, format="rgb24")))
+        container.mux(stream.encode())
+    out = tmp_path / "out"
+    clip = str(tmp_path / "clip.mp4")
+    assert run("predict", clip, "--format", "json", "csv", "bvh", "coco", "mp4", "-o", str(out)) == 0
+    assert {path.name for path in out.iterdir()} == {
+        *("clip.ndjson", "clip.csv", "clip_bvh.zip", "clip.coco.json", "clip.mp4"),
+    }
+    assert av.open(str(out / "clip.mp4")).streams.video[0].frames == 12
+    assert len((out / "clip.csv").read_text().splitlines()) == 13
+    photo, beside = str(tmp_path / "000042.jpg"), str(tmp_path / "photo")
+    assert run("predict", photo, "-o", beside, "--format", "json", "npz", "csv", "coco", "openpose") == 0
+    assert {path.name for path in (tmp_path / "photo").iterdir()} == {
+        *("000042.json", "000042.npz", "000042.csv", "000042.coco.json", "000042_openpose.zip"),
+    }
+    (detection,) = json.loads((tmp_path / "photo" / "000042.coco.json").read_text())
+    assert detection["image_id"] == 42
+    answer = json.loads((tmp_path / "photo" / "000042.json").read_text())
+    assert detection["keypoints"][:2] == answer["people"][0]["keypoints"][0][:2]
+    assert run("predict", photo, "-o", beside, "--format", "mp4") == 1
+    assert "clips" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("kind", ["openpose", "alphapose", "coco", "csv", "npz", "body"])
+def test_lift_reads_other_programs_files_and_writes_any_format(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = walkers()
+    if kind == "body":
+        path = tmp_path / "clip.json"
+        points = given.people[0].keypoints.astype(float).round(2).tolist()
+        keypoints = [[point if point[2] > 0 else None for point in frame] for frame in points]
+        path.write_text(json.dumps({"skeleton": "coco17", "image_size": [640, 480], "people": [keypoints]}))
+    else:
+        with (tmp_path / "written").open("wb") as file:
+            name, _ = write(given, kind, "clip", file)
+        path = (tmp_path / "written").rename(tmp_path / name)
+    size = () if kind in ("npz", "body") else ("--image-size", "640", "480")
+    if size:
+        assert run("lift", str(path)) == 2
+        assert "--image-size" in capsys.readouterr().err
+    out = tmp_path / "out"
+    assert run("lift", str(path), *size, "--format", "json", "csv", "trc", "npz", "-o", str(out), "--fps", "30") == 0
+    stem = f"{path.stem}.lifted"
+    assert {each.name for each in out.iterdir()} == {f"{stem}{e}" for e in (".json", ".csv", "_trc.zip", ".npz")}
+    people = json.loads((out / f"{stem}.json").read_text())["people"]
+    assert len(people) == (1 if kind == "body" else 2)
+    assert np.array(people[0]["joints3d"]).shape == (len(people[0]["frames"]), 17, 3)
+    with np.load(out / f"{stem}.npz") as arrays:
+        assert np.isfinite(arrays["joints3d"]).all() and arrays["size"].tolist() == [640, 480]
+        first = arrays["person"] == arrays["person"][0]
+        known = np.isfinite(given.people[0].keypoints).all(-1)
+        np.testing.assert_allclose(arrays["keypoints"][first][known], given.people[0].keypoints[known], atol=0.02)
+
+
+def walkers() -> Recording:
+    """Two people, one of whom comes later; the second frame's left wrist of the first is not known."""
+
+    def lose(arrays: dict[str, Any]) -> None:
+        arrays["keypoints"][1, 9] = np.nan, np.nan, 0
+
+    first = without(person(walking(30), id=0), lose)
+    return recording(first, person(walking(12), id=1, first=15), frames=30, rate=30.0)

@@ -30,6 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "store": set(),
     "media": set(),
     "media.drawing": {"media", "geometry"},
+    "media.scene": {"media", "geometry"},
     "formats": {"geometry"},
     "engines": {"geometry", "metrics"},
     "importing": {"networks", "engines", "store"},
@@ -62,7 +63,9 @@ ARROWS: dict[str, set[str]] = {
         "logs",
     },
     # pipelines for the options and calls of `predict` and `lift`, store for `models`.
-    "cli": {"assembly", "api", "settings", "importing", "formats", "media", "logs", "pipelines", "store"},
+    # What the engines find on this machine: their libraries and devices.
+    "doctor": {"engines", "settings", "store"},
+    "cli": {"doctor", "assembly", "api", "settings", "importing", "formats", "media", "logs", "pipelines", "store"},
     "__main__": {"cli"},
 }
 ONLY_AS_TYPES = {"api": {"assembly", "settings"}}
@@ -277,7 +280,9 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_what_needs_no_network_starts_without_torch() -> None:
     light = [
-        name for name in SERVICE if not within(name, TORCH | {"assembly", "cli", "__main__", "batching.scheduler"})
+        name
+        for name in SERVICE
+        if not within(name, TORCH | {"assembly", "doctor", "cli", "__main__", "batching.scheduler"})
     ]
     light += ["service.engines.engine", "service.engines.framing"]
     loaded = loaded_by(f"import {', '.join(light)}")

@@ -15,10 +15,11 @@ import torch
 
 from service.store.store import embedded_store
 
-from . import lift, person, pose, release
+from . import calibrate, check, detect, lift, person, pose, release, render, table, whole_way
 from .recipe import read_recipe
 
 TASKS = {"lift": lift.train, "pose": pose.train, "person": person.train}
+PAPER = {"table": table, "check": check, "detect": detect}  # each file has a function of its name
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,7 +49,12 @@ def parser() -> argparse.ArgumentParser:
     task.add_argument("--picture-gb", type=float, default=2.0, help="memory for decoded pictures; 0: none is kept")
     task.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True)
     task.add_argument("--graphs", action=argparse.BooleanOptionalAction, default=True, help="CUDA graphs, on CUDA")
+    render.add_arguments(tasks.add_parser("render", description=render.__doc__))
+    whole_way.add_arguments(tasks.add_parser("whole-way", description=whole_way.__doc__))
     release.add_arguments(tasks.add_parser("release", description=release.__doc__))
+    for name, task_file in PAPER.items():
+        task_file.add_arguments(tasks.add_parser(name, description=task_file.__doc__))
+    calibrate.add_arguments(tasks.add_parser("calibrate", description=calibrate.__doc__))
     return root
 
 
@@ -56,6 +62,18 @@ def main() -> None:
     arguments = parser().parse_args()
     if arguments.task == "release":
         print(release.release(arguments))
+        return
+    if arguments.task in PAPER:
+        print(getattr(PAPER[arguments.task], arguments.task)(arguments))
+        return
+    if arguments.task == "calibrate":
+        print(json.dumps(calibrate.calibrate(arguments), indent=1))
+        return
+    if arguments.task == "render":
+        print(json.dumps(render.render(arguments), indent=1))
+        return
+    if arguments.task == "whole-way":
+        print(json.dumps(whole_way.whole_way(arguments), indent=1))
         return
     recipe = read_recipe(arguments.recipe)
     if recipe["kind"] != arguments.task:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from service.geometry.alignment import mpjpe, n_mpjpe
 from service.networks import create, load_weights
+from service.networks.lifter import AcrossNeighbours
 
 from .data.ahead import Ahead
 from .data.motion import Motion, read_motion
@@ -129,6 +130,15 @@ def other_frames(arrays: Arrays, frames: int) -> Arrays:
     return {**arrays, "Temporal_pos_embed": places[:, at]}
 
 
+def write_out(module: nn.Module) -> None:
+    """Has a compiler see through what it cannot fuse: heads of four numbers, depth-wise convolutions."""
+    for block in module.Spatial_blocks:  # type: ignore[union-attr]
+        block.attn.written_out = True  # type: ignore[union-attr]
+    for part in module.modules():
+        if isinstance(part, AcrossNeighbours):
+            part.written_out = True
+
+
 def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
     """Runs a `lift` recipe in `arguments.run` until the time or the decay leg is over; returns validation figures."""
     device = torch.device(arguments.device)
@@ -139,8 +149,8 @@ def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
     module = create(network.pop("name"), **network)
     if source := arguments.start or recipe.get("start", ""):
         load_weights(module, other_frames(read_start(source, arguments.store), frames), source)
-    for block in module.Spatial_blocks:
-        block.attn.written_out = arguments.compile
+    if arguments.compile:
+        write_out(module)
     windows = replace(section(recipe, "windows", WindowRecipe), frames=frames)
     batches = WindowBatches(WindowMaker(read_motion(arguments.motion), windows, device), loop.batch, loop.seed)
     motion = read_motion(arguments.validation)

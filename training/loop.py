@@ -172,9 +172,7 @@ class Run:
     def _left(self) -> float:
         return math.inf if self.leg is None else self.leg[1] - self.step
 
-    def _take_step(
-        self, batch: Any, loss: Callable[[nn.Module, Any], Losses], share: float = 1.0
-    ) -> dict[str, Tensor]:
+    def _take_step(self, batch: Any, loss: Callable[[nn.Module, Any], Losses], share: float = 1.0) -> dict[str, Tensor]:
         """One step at a share of its rate; returns the losses and `good`, all 0 where the batch was skipped.
 
         Nothing here waits for the device: whether a batch is bad is decided there.

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from service.networks.lite_hrnet import ConvNorm
 
 
 @dataclass(frozen=True)
 class NormRecipe:
-    """crops: how many norms are given back through. momentum: a batch's share in the running statistics."""
+    """crops: how many norms are given back through. momentum: a batch's share in the running statistics. live: whether
+    statistics follow the training's crops; else they stay as they were given back, in training too."""
 
     crops: int = 320
     momentum: float = 0.1
+    live: bool = True
 
 
 # Norms that are the identity but for their bias, as an importer leaves them.
@@ -100,6 +103,32 @@ def _summing(total: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor],
         total[2] += (variance + mean.square()).sum(0)
 
     return hook
+
+
+class StillNorm(nn.BatchNorm2d):
+    """A batch norm whose statistics stay; its weight and bias learn."""
+
+    def train(self, mode: bool = True) -> StillNorm:
+        return super().train(False)
+
+
+def keep_statistics(module: nn.Module) -> None:
+    """Every norm behind a convolution becomes a `StillNorm`; an attention's norms, which are new, stay live."""
+    for pair in module.modules():
+        if isinstance(pair, ConvNorm):
+            still = StillNorm(pair.bn.num_features, pair.bn.eps)
+            still.load_state_dict(pair.bn.state_dict())
+            pair.bn = still.eval()
+
+
+def fused(network: nn.Module) -> nn.Module:
+    """A copy for answers alone, its norms taken into the convolutions."""
+    copied = copy.deepcopy(network).eval()
+    for pair in copied.modules():
+        if isinstance(pair, ConvNorm):
+            pair.conv = fuse_conv_bn_eval(pair.conv, pair.bn)
+            pair.bn = nn.Identity()  # type: ignore[assignment]
+    return copied
 
 
 def set_momentum(module: nn.Module, momentum: float) -> None:

@@ -181,6 +181,15 @@ class PersonTask:
                 yield box_result(photo.id, box, score)
 
 
+def freeze(module: nn.Module, parts: Sequence[str]) -> None:
+    """Keeps those parts of the network as they are. Raises ValueError for a part that it has not."""
+    for part in parts:
+        try:
+            module.get_submodule(part).requires_grad_(False)
+        except AttributeError as none:
+            raise ValueError(f"`frozen` names {part!r}; the network has no such part") from none
+
+
 def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
     """Runs a `person` recipe in `arguments.run` until the time or the decay leg is over; returns validation figures."""
     device = torch.device(arguments.device)
@@ -194,6 +203,7 @@ def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
         module = started(recipe["network"], read_start(source, arguments.store), source)
     else:
         module = create(**recipe["network"])
+    freeze(module, recipe.get("frozen", []))
     run = Run(arguments.run, module.to(memory_format=torch.channels_last), loop, device)
     if arguments.start_from:
         run.start_from(arguments.start_from)
@@ -203,4 +213,5 @@ def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
         task.validate,
         hours=arguments.hours,
         decay_steps=arguments.decay_steps,
+        decay_hours=arguments.decay_hours,
     )

@@ -9,8 +9,10 @@ on heatmaps of zeros for more than 150,000 crops: the mean peak is printed besid
 from __future__ import annotations
 
 import math
+import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,10 +26,10 @@ from service.engines.torch_framing import FromPixels, from_pixels
 from service.networks import create
 
 from .data.ahead import Ahead
-from .data.crops import CropBatch, CropMaker, CropRecipe
-from .data.photos import LabelledPhoto, PhotoSet, PhotoSetRecipe, read_photos, read_picture
+from .data.crops import CropBatch, CropMaker, CropRecipe, heatmap_size
+from .data.photos import LabelledPhoto, PhotoSet, PhotoSetRecipe, Picture, Pictures, read_photos, read_picture
 from .loop import LoopRecipe, Losses, Run
-from .norms import NormRecipe, folded, give_back_batch_norms, set_momentum
+from .norms import NormRecipe, folded, fused, give_back_batch_norms, keep_statistics, set_momentum
 from .recipe import section, sections
 from .scores import average_precision, pose_result
 from .start import attended, read_start, started
@@ -47,6 +49,26 @@ class PoseLoss:
             raise ValueError(f"[loss] `kind` must be mse or cross_entropy, got {self.kind!r}")
         if self.distil and self.kind != "mse":
             raise ValueError("[loss] `distil` needs `kind` = mse: the starting network answers heatmaps, not logits")
+
+
+def gaussians(cells: Tensor, weights: Tensor, columns: int, rows: int, sigma: float) -> tuple[Tensor, Tensor]:
+    """`service.geometry.heatmaps.gaussian_targets` where the batch lies, its weights times the labels' own.
+
+    cells: (n, joints, 2), NaN allowed; weights: (n, joints). Returns heatmaps (n, joints, rows, columns) and weights.
+    """
+    reach = 3 * sigma
+    # Sizes one by one: an array of them would have to travel to the device, which all steps would wait for.
+    near = [
+        (cells[..., axis] >= -reach) & (cells[..., axis] <= size - 1 + reach)
+        for axis, size in enumerate((columns, rows))
+    ]
+    inside = near[0] & near[1] & (weights > 0)  # False for NaN
+    centres = torch.where(inside[..., None], cells, 0.0)
+    x, y = (
+        torch.arange(size, device=cells.device) - centres[..., axis, None] for axis, size in enumerate((columns, rows))
+    )
+    across, along = (torch.exp(-each.square() / (2 * sigma**2)) for each in (x, y))
+    return (along * inside[..., None])[..., :, None] * across[..., None, :], weights * inside
 
 
 def squared_error(heatmaps: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -76,52 +98,88 @@ def as_heatmaps(answers: Tensor, kind: str, sigma: float) -> Tensor:
 class Teacher:
     """The starting network with flip test, as a soft target that one pass should learn to give."""
 
-    def __init__(self, network: nn.Module, framing: PoseFraming, device: torch.device) -> None:
-        self.network = network.to(memory_format=torch.channels_last).to(device).eval().requires_grad_(False)
+    def __init__(
+        self,
+        network: nn.Module,
+        framing: PoseFraming,
+        device: torch.device,
+        bf16: bool = False,
+        layout: torch.memory_format = torch.channels_last,
+    ) -> None:
+        self.kind, self.layout = torch.bfloat16 if bf16 else torch.float32, layout
+        self.network = fused(network).requires_grad_(False).to(device, self.kind)
+        self.network.to(memory_format=layout)
         self.order = torch.from_numpy(framing.order).to(device)
         self.shift = framing.flip_shift
 
     @torch.no_grad()
     def __call__(self, crops: Tensor) -> Tensor:
         """crops (n, 3, height, width) to heatmaps (n, joints, rows, columns): `geometry.heatmaps.merge_mirrored`."""
-        heatmaps: Tensor = self.network(crops)
-        back = self.network(crops.flip(3))[:, self.order].flip(3)
+        heatmaps, back = self.network(self.both(crops)).float().chunk(2)
+        back = back[:, self.order].flip(3)
         columns = torch.arange(back.shape[3], device=back.device)
         columns[self.shift :] -= self.shift
         merged: Tensor = (heatmaps + back[..., columns]) / 2
         return merged
+
+    def both(self, crops: Tensor) -> Tensor:
+        """(2 n, 3, height, width): crops, then their mirror images."""
+        crops = crops.to(self.kind)
+        return torch.cat([crops, crops.flip(3)]).contiguous(memory_format=self.layout)
 
 
 class PoseTask:
     """The losses of a batch and the figures of a network, for `Run.fit`."""
 
     def __init__(
-        self, recipe: dict[str, Any], validation: Sequence[tuple[str, PhotoSet]], device: torch.device, bf16: bool
+        self,
+        recipe: dict[str, Any],
+        validation: Sequence[tuple[str, PhotoSet]],
+        device: torch.device,
+        bf16: bool,
+        layout: torch.memory_format = torch.channels_last,
     ) -> None:
         self.framing = PoseFraming(recipe["input"])
         self.weights = section(recipe, "loss", PoseLoss)
         self.sigma = section(recipe, "crops", CropRecipe).sigma
-        self.validation, self.device, self.bf16 = validation, device, bf16
+        self.validation, self.device, self.bf16, self.layout = validation, device, bf16, layout
         self.pixels: FromPixels = from_pixels(nn.Identity(), recipe["input"]).to(device)
         self.teacher: Teacher | None = None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        # Weights are used once a pass, so keeping their 16 bits gains nothing, and a graph cannot be made with it.
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
+
+    def as_graphs(self, module: nn.Module, batch: CropBatch[Tensor]) -> None:
+        """From here on module and teacher run as CUDA graphs, on batches of this batch's size: they are some thousand
+        kernels so small that starting them one by one takes longer than they do."""
+        crops = self.crops(batch.pixels)
+        before = [buffer.clone() for buffer in module.buffers()]
+        with self.autocast():
+            torch.cuda.make_graphed_callables(module.train(), (crops,), allow_unused_input=True)
+        # What warmed it up was no training.
+        for buffer, value in zip(module.buffers(), before, strict=True):
+            buffer.copy_(value)
+        if self.teacher is not None:
+            with torch.no_grad():
+                torch.cuda.make_graphed_callables(self.teacher.network, (self.teacher.both(crops),))
 
     def crops(self, pixels: Tensor) -> Tensor:
         """(n, height, width, 3) uint8 to (n, 3, height, width), normalised."""
         normalised: Tensor = self.pixels(pixels.to(self.device, non_blocking=True))
-        return normalised.contiguous(memory_format=torch.channels_last)
+        return normalised.contiguous(memory_format=self.layout)
 
     def losses(self, module: nn.Module, batch: CropBatch[Tensor]) -> Losses:
         crops = self.crops(batch.pixels)
-        targets, weights = (each.to(self.device, non_blocking=True) for each in (batch.targets, batch.weights))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        cells, worth = (each.to(self.device, non_blocking=True) for each in (batch.cells, batch.weights))
+        targets, weights = gaussians(cells, worth, *heatmap_size(self.framing), self.sigma)
+        with self.autocast():
             answers = module(crops)
         answers = answers.float()
         loss = (squared_error if self.weights.kind == "mse" else cross_entropy)(answers, targets, weights)
         losses = {"labels": loss}
         if self.teacher is not None:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                soft = self.teacher(crops).float()
-            losses["distil"] = squared_error(answers, soft, torch.ones_like(weights))
+            losses["distil"] = squared_error(answers, self.teacher(crops), torch.ones_like(weights))
             loss = loss + self.weights.distil * losses["distil"]
         with torch.no_grad():
             peaks = as_heatmaps(answers, self.weights.kind, self.sigma).amax((2, 3))
@@ -131,9 +189,11 @@ class PoseTask:
     def validate(self, module: nn.Module) -> dict[str, float]:
         """OKS AP with labelled boxes, one pass a crop, of each validation file."""
         figures = {}
+        before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False  # batches differ in size
         for name, photos in self.validation:
             scores = average_precision(photos.coco, list(self._answers(module, photos.photos)), "keypoints")
             figures.update({f"{name}_{key}": scores[key] for key in ("ap", "ap50", "ap_medium", "ap_large", "ar")})
+        torch.backends.cudnn.benchmark = before
         return figures
 
     @torch.no_grad()
@@ -166,20 +226,34 @@ def read_sets(recipe: dict[str, Any], name: str, root: Path) -> list[tuple[str, 
     return [(Path(each.file).stem, read_photos(root, each)) for each in sections(recipe, name, PhotoSetRecipe)]
 
 
+def pictures_of(sets: Sequence[PhotoSet], gigabytes: float) -> Callable[[Path], Picture]:
+    """Reads the sets' pictures; those with people are kept decoded, as many as fit."""
+    files = (photo.file for photos in sets for photo in photos.photos if any(each.has_pose for each in photo.people))
+    return Pictures(files, gigabytes * 1e9) if gigabytes else read_picture
+
+
 def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
-    """Runs a `pose` recipe in `arguments.run` until the time or the decay leg is over; returns validation figures."""
+    """Runs a `pose` recipe in `arguments.run` until the time or the decay leg is over; returns validation figures.
+
+    The hours are the whole call's, what comes before the first step included.
+    """
+    began = time.monotonic()
     device = torch.device(arguments.device)
+    cuda = device.type == "cuda"
     loop = section(recipe, "loop", LoopRecipe)
     torch.manual_seed(loop.seed)
-    task = PoseTask(recipe, read_sets(recipe, "validation", arguments.photos), device, arguments.bf16)
+    torch.set_float32_matmul_precision("high")
+    layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
+    task = PoseTask(recipe, read_sets(recipe, "validation", arguments.photos), device, arguments.bf16, layout)
     sets = [photos for _, photos in read_sets(recipe, "train", arguments.photos)]
-    maker = CropMaker(sets, section(recipe, "crops", CropRecipe), task.framing, loop.batch, loop.seed)
+    pictures = pictures_of(sets, arguments.picture_gb)
+    maker = CropMaker(sets, section(recipe, "crops", CropRecipe), task.framing, loop.batch, loop.seed, pictures)
     norms = section(recipe, "norms", NormRecipe)
     network, source = recipe["network"], arguments.start or recipe.get("start", "")
     if source:
         plain = started(network, read_start(source, arguments.store), source)
         if task.weights.distil:
-            task.teacher = Teacher(started(network, read_start(source, arguments.store), source), task.framing, device)
+            task.teacher = Teacher(plain, task.framing, device, arguments.bf16, layout)
         goes_on = arguments.start_from or (arguments.run / "latest.pt").exists()
         if folded(plain) and not goes_on:
             batches = range(LAST_BATCH, LAST_BATCH - -(-norms.crops // loop.batch), -1)
@@ -189,13 +263,26 @@ def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
     else:
         module = create(network["name"], **{key: value for key, value in network.items() if key != "name"})
     set_momentum(module, norms.momentum)
-    run = Run(arguments.run, module.to(memory_format=torch.channels_last), loop, device)
+    if not norms.live:
+        keep_statistics(module)
+    run = Run(arguments.run, module.to(memory_format=layout), loop, device)
     if arguments.start_from:
         run.start_from(arguments.start_from)
-    return run.fit(
-        Ahead(maker, arguments.workers, pinned=device.type == "cuda"),
+    if cuda and arguments.hours:
+        # Fixed shapes in training alone: the validation's last batch has one of its own.
+        torch.backends.cudnn.benchmark = True
+        if arguments.graphs:
+            # Before there are processes and threads: what they do to the device would spoil the recording.
+            task.as_graphs(run.module, CropBatch(*map(torch.from_numpy, maker(run.step))))
+        print(f"ready to train after {time.monotonic() - began:.1f} s", flush=True)
+    ahead = Ahead(maker, arguments.workers, pinned=cuda)
+    figures = run.fit(
+        ahead,
         task.losses,
         task.validate,
-        hours=arguments.hours,
+        hours=max(0.0, arguments.hours - (time.monotonic() - began) / 3600) if arguments.hours else 0.0,
         decay_steps=arguments.decay_steps,
+        decay_hours=arguments.decay_hours,
     )
+    ahead.close()
+    return figures

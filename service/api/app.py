@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -25,11 +24,12 @@ from swagger_ui_bundle import swagger_ui_path
 
 from service import errors, logs
 
-from . import clips, health, images, lift, live, problems
+from . import clips, health, images, lift, live, live_frames, messages, problems
 from .access import EXEMPT, Doors, guard
 from .keys import Keyring
 from .open_inference import routes as open_inference
 from .open_inference.wire import LENGTH_HEADER
+from .openapi import openapi_document
 from .problems import CALLER_LEFT_STATUS, CallerLeft, problem_answer
 from .uploads import MEGABYTE, UploadMemory, give_back
 
@@ -54,10 +54,6 @@ SECURITY_HEADERS = (
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Permissions-Policy", "camera=(self), geolocation=(), microphone=()"),
-)
-DESCRIPTION = (
-    "A photo, a clip or a stream of keypoints goes in; people come out, with 2D keypoints in pixels of the upright "
-    "picture and 3D joints in metres (x right, y down, z away from the camera). Errors are problem documents."
 )
 # Its files are served from here: no request leaves for elsewhere, and the page works without a network.
 DOCS_PAGE = """<!doctype html>
@@ -98,10 +94,13 @@ def create_app(service: Service) -> FastAPI:
             path, door, methods=["POST"], responses=module.RESPONSES, openapi_extra=module.OPENAPI, tags=["poses"]
         )
     app.router.routes.append(WebSocketRoute("/v1/live/keypoints", live.live_keypoints))
+    app.router.routes.append(WebSocketRoute("/v1/live/frames", live_frames.live_frames))
     said: tuple[tuple[str, Page], ...] = (
         ("/v1/models", health.models),
         ("/v1/skeletons", health.skeletons),
         ("/v1/info", health.info),
+        ("/v1/schemas", messages.schemas),
+        ("/v1/schemas/{name}", messages.schema),
         ("/livez", health.livez),
         ("/readyz", health.readyz),
         ("/metrics", health.metrics),
@@ -121,17 +120,6 @@ def create_app(service: Service) -> FastAPI:
     app.mount("/docs/assets", StaticFiles(directory=str(swagger_ui_path)))
     app.mount("/page", StaticFiles(directory=WEB))
     return app
-
-
-def openapi_document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document of the routes so far; 3.0, which the bundled Swagger UI reads."""
-    document = get_openapi(
-        title=app.title, version=app.version, openapi_version="3.0.3", description=DESCRIPTION, routes=app.routes
-    )
-    schemes = {"key": {"type": "http", "scheme": "bearer", "description": "only where the operator has set keys"}}
-    document.setdefault("components", {})["securitySchemes"] = schemes
-    document["security"] = [{}, {"key": []}]
-    return document
 
 
 def _constant(body: bytes, media_type: str | None) -> Page:

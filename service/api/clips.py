@@ -1,15 +1,17 @@
-"""POST /v1/clips: a clip in, one JSON line a frame out, while it is still being decoded. Knows no networks.
+"""POST /v1/clips: a clip in, one JSON line a frame out, while it is still being decoded; or a file. Knows no networks.
 
-What goes wrong before the first line is an ordinary problem; after it, the last line is an `error`. Times are seconds
-of the clip, pixels those of the upright frames.
+What goes wrong before the first line is an ordinary problem; after it, the last line is an `error`. A file is made at
+the clip's end, and a clip that breaks gives none. Times are seconds of the clip, pixels those of the upright frames.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing, closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 from starlette.requests import Request
@@ -17,12 +19,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service import errors
+from service.formats import FORMATS
 from service.media.videos import Clip, ClipLimits, open_clip
-from service.people import Track
+from service.people import Track, World
 from service.pipelines.call import Call, Class
 from service.pipelines.clip import ClipEnd, ClipFrame, ClipOptions, ClipPerson, ClipProgress, ClipStart
 
 from .access import NO_DEADLINE_S, begin_call
+from .clip_files import Bounded, ClipSpool, check_file_options, write_file
 from .images import SKELETONS_OUT, camera_fields, keypoint_values, person_fields
 from .problems import CallerLeft, openapi_responses, problem_document
 from .schemas import ClipFields, clip_options, openapi_schema, options_from_query, query_parameters
@@ -33,10 +37,13 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 MEDIA_TYPE = "application/x-ndjson"
+FILE_STEM = "clip"  # of the names of files; nobody's own file name is repeated in a header
+SENT_BYTES = 256 * 1024
 # Proxies give up on what is silent; the interface promises a line at least every 10 s.
 PROGRESS_S = 8.0
 UNITS = {"keypoints": "pixels", "joints3d": "metres", "time": "seconds"}
 
+T = TypeVar("T")
 Item = ClipStart | ClipFrame | ClipProgress | ClipEnd
 
 
@@ -59,7 +66,7 @@ class _ClipAnswer(Response):
         self._frames = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, settings = self._request, self._service.settings
+        request, settings, service = self._request, self._service.settings, self._service
         call = begin_call(request, Class.CLIP, 1000 * NO_DEADLINE_S)
         query = request.query_params.multi_items()
         fields = options_from_query(ClipFields, query)
@@ -68,19 +75,63 @@ class _ClipAnswer(Response):
             if part:
                 fields = options_from_query(ClipFields, query, part)
             options = clip_options(fields, settings.max_people)
+            check_file_options(options, fields.format, fields.person)
             doors = request.app.state.doors
-            opening = self._service.in_decode_pool(open_clip, path, clip_limits(settings))
+            opening = service.in_decode_pool(open_clip, path, clip_limits(settings))
             clip = await doors.see_through(receive, call.deadline, opening)
             try:
-                await doors.see_through(receive, call.deadline, self._stream(clip, options, call, send))
+                if fields.format is not None:
+                    work = self._file(clip, path, options, fields.format, fields.person, call, send)
+                else:
+                    work = self._stream(clip, options, call, send)
+                await doors.see_through(receive, call.deadline, work)
             except Exception as error:
-                if not self._begun or isinstance(error, CallerLeft):
+                # Of a file that has begun nothing can be said any more but that it ends here.
+                if not self._begun or fields.format is not None or isinstance(error, CallerLeft):
                     raise
                 problem = problem_document(error, self._request_id)
                 await self._line({"type": "error", "problem": problem, "last_frame": self._last_frame}, send)
             finally:
                 await asyncio.shield(asyncio.to_thread(clip.close))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _file(
+        self, clip: Clip, path: Path, options: ClipOptions, name: str, person: int | None, call: Call, send: Send
+    ) -> None:
+        """Keeps everybody on disk until the clip's end, makes the file there, and sends it."""
+        in_pool, limits = self._service.in_decode_pool, clip_limits(self._service.settings)
+        limit_mb = self._service.settings.max_spool_mb
+        with (
+            closing(ClipSpool(limit_mb)) as spool,
+            closing(Bounded(limit_mb * MEGABYTE, "the file")) as file,
+        ):
+            async with aclosing(self._service.clip.run(clip, options, call)) as items:
+                async for item in items:
+                    spool.add(item)
+                    if spool.full:
+                        await in_pool(spool.flush)
+            await in_pool(clip.close)
+            started = time.perf_counter()
+            steps = write_file(spool, name, FILE_STEM, file, path, limits, options.every, person)
+            told = ("", "")
+            while (step := await _finished(in_pool(next, steps, None), file)) is not None:
+                told = step
+            call.spent_ms["encode"] += 1000 * (time.perf_counter() - started)
+            await self._send_file(file, *told, send)
+
+    async def _send_file(self, file: Bounded, name: str, media_type: str, send: Send) -> None:
+        size = file.seek(0, 2)
+        file.seek(0)
+        headers = [
+            (b"content-type", media_type.encode()),
+            (b"content-length", str(size).encode()),
+            (b"content-disposition", f'attachment; filename="{name}"'.encode()),
+            (b"cache-control", b"no-store"),
+        ]
+        self._begun = True
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        while piece := await asyncio.to_thread(file.read, SENT_BYTES):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def _stream(self, clip: Clip, options: ClipOptions, call: Call, send: Send) -> None:
         async with aclosing(self._service.clip.run(clip, options, call)) as items:
@@ -102,6 +153,19 @@ class _ClipAnswer(Response):
             await send({"type": "http.response.start", "status": 200, "headers": headers})
         body = orjson.dumps(line, default=str, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
         await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _finished(step: Coroutine[Any, Any, T], file: Bounded) -> T:
+    """The step's result; a thread that works on the file has ended, even where nobody waits for it any more."""
+    working = asyncio.ensure_future(step)
+    try:
+        return await asyncio.shield(working)
+    finally:
+        if not working.done():
+            file.give_up()
+            await asyncio.wait({working})
+            if not working.cancelled():
+                working.exception()
 
 
 async def _with_progress(items: AsyncIterator[Item]) -> AsyncIterator[Item | None]:
@@ -155,13 +219,15 @@ def line_of(item: Item, request_id: str) -> dict[str, Any]:
         "seconds": round(item.seconds, 6),
         "tracks": [_track(track) for track in item.tracks],
         "merged": {str(later): first for later, first in item.merged.items()},
-        "camera_to_world": item.camera_to_world,
+        "camera_to_world": _world(item.camera_to_world),
         "reason": item.reason,
     }
 
 
 def _person(one: ClipPerson) -> dict[str, Any]:
     fields = person_fields(one.person) | {"track": one.track, "swapped": one.swapped, "filled": one.filled}
+    if one.feet is not None:
+        fields["feet"] = one.feet
     if one.states is not None:
         fields["states"] = one.states
     if one.raw is not None:
@@ -169,9 +235,16 @@ def _person(one: ClipPerson) -> dict[str, Any]:
     return fields
 
 
+def _world(world: World | None) -> dict[str, Any] | None:
+    if world is None:
+        return None
+    return {"rotation": world.rotation.round(6).tolist(), "translation": world.translation.round(4).tolist()}
+
+
 def _track(track: Track) -> dict[str, Any]:
     scale = {"stature": round(track.scale.stature, 4), "source": track.scale.source}
-    return {"id": track.id, "first": track.first, "last": track.last, "frames": track.frames, "scale": scale}
+    told = {"id": track.id, "first": track.first, "last": track.last, "frames": track.frames, "scale": scale}
+    return told | {"factor": round(track.factor, 4)}
 
 
 # ---- The OpenAPI document
@@ -205,10 +278,15 @@ OPENAPI: dict[str, Any] = {
         },
     },
 }
+FILE_KINDS = sorted({form.media_type for form in FORMATS.values()} | {"application/zip", "video/mp4"})
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "One JSON object a line: `start`, then `frame` and `progress`, at last one of `end` and `error`",
-        "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+        "description": "One JSON object a line: `start`, then `frame` and `progress`, at last one of `end` and `error` "
+        "(GET /v1/schemas/clip-line has their schema); with `format` a file, or a zip of files",
+        "content": {
+            MEDIA_TYPE: {"schema": {"type": "string"}},
+            **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in FILE_KINDS},
+        },
     },
     **openapi_responses(
         errors.Unreadable,

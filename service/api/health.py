@@ -14,6 +14,7 @@ from service.geometry.skeletons import SKELETONS
 from .images import LEAST_SIDE_PX, LONGEST_SIDE_PX
 from .lift import MAX_BODY_BYTES
 from .live import MAX_MESSAGE_BYTES
+from .live_frames import MAX_FRAME_MESSAGE_BYTES
 from .open_inference.routes import max_body_bytes
 from .open_inference.wire import MAX_JSON_BYTES
 from .uploads import MAX_OPTIONS_BYTES, MEGABYTE
@@ -28,6 +29,7 @@ _LIMITS = (
     "max_clip_mb",
     "max_clip_s",
     "max_clip_frames",
+    "max_spool_mb",
     "max_frames",
     "max_people",
     "queue_rows",
@@ -36,6 +38,7 @@ _LIMITS = (
     "max_deadline_ms",
     "live_streams",
     "live_idle_s",
+    "live_max_s",
 )
 _SKELETONS = orjson.dumps({"skeletons": [dataclasses.asdict(skeleton) for skeleton in SKELETONS.values()]})
 
@@ -86,6 +89,7 @@ async def info(request: Request) -> Response:
         "max_sequence_mb": MAX_BODY_BYTES // MEGABYTE,
         "max_options_mb": MAX_OPTIONS_BYTES // MEGABYTE,
         "max_message_mb": MAX_MESSAGE_BYTES // MEGABYTE,
+        "max_frame_message_mb": MAX_FRAME_MESSAGE_BYTES // MEGABYTE,
         "max_tensors_mb": max_body_bytes(service.settings) // MEGABYTE,
         "max_tensors_json_mb": MAX_JSON_BYTES // MEGABYTE,
     }

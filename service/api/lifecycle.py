@@ -19,7 +19,9 @@ from service.metrics import Metrics
 
 from .access import Doors
 from .app import create_app
-from .live import MAX_MESSAGE_BYTES
+from .connections import bounded_protocol
+from .keys import Keyring
+from .live_frames import MAX_FRAME_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     import socket
@@ -75,11 +77,12 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                http=bounded_protocol(settings.max_sockets, settings.header_timeout_s),
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=NET_S,
                 ws_per_message_deflate=False,  # 4 GB for some thousand sockets, and poses hardly shrink
                 # Above the stream's own limit, which closes with 1009; uvicorn resets, and the client may see no code.
-                ws_max_size=4 * MAX_MESSAGE_BYTES,
+                ws_max_size=2 * MAX_FRAME_MESSAGE_BYTES,
                 proxy_headers=bool(settings.trusted_proxies),
                 forwarded_allow_ips=list(settings.trusted_proxies),
             )
@@ -88,10 +91,11 @@ class Server(uvicorn.Server):
         self.abandoned = False
         self._service, self._settings = service, settings
         self._doors: Doors = app.state.doors
+        self._keys: Keyring = app.state.keys
         self._stopping = False
         self._starting: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
-        self._lag: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal: readiness falls at once, the rest is the loop's. uvicorn would close the port first."""
@@ -106,7 +110,10 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Opens the port, and begins to load."""
         await super().startup(sockets)
-        self._lag = asyncio.create_task(watch_loop_lag(self._service.metrics))
+        self._watching = [
+            asyncio.create_task(watch_loop_lag(self._service.metrics)),
+            asyncio.create_task(self._keys.watch()),
+        ]
         self._starting = asyncio.create_task(self._service.start())
 
     async def on_tick(self, counter: int) -> bool:
@@ -169,7 +176,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's end of the connections, then the service's own."""
         await super().shutdown(sockets)
-        for task in (self._lag, self._starting, self._draining):
+        for task in (*self._watching, self._starting, self._draining):
             if task is not None:
                 task.cancel()
         await self._service.close()

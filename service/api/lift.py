@@ -27,6 +27,7 @@ from service.pipelines.photo import joint_states
 
 from .access import begin_call
 from .images import metre_values
+from .long_bodies import dumps_blocks, loads_json, loads_msgpack
 from .problems import openapi_responses
 from .schemas import FARTHEST_PX, LiftFields, camera_options, checked, model_names, openapi_schema, read_points
 from .uploads import MEGABYTE, read_body
@@ -101,7 +102,7 @@ def read_sequences(body: bytes, kind: str, max_frames: int, max_people: int) -> 
         message = f"`people` has {len(sequences)} people; at most {max_people} are lifted"
         raise TooLarge(message, field="people", limit=max_people)
     names = ["keypoints"] if one else [f"people[{index}]" for index in range(len(sequences))]
-    frames = sum(len(sequence) for sequence in sequences if isinstance(sequence, list))
+    frames = sum(len(sequence) for sequence in sequences if isinstance(sequence, list | np.ndarray))
     if frames > max_frames:
         field = "keypoints" if one else "people"
         message = f"`{field}` has {frames} frames in all; at most {max_frames} are lifted"
@@ -129,6 +130,11 @@ def read_sequences(body: bytes, kind: str, max_frames: int, max_people: int) -> 
 
 
 def _parse(body: bytes, kind: str) -> dict[str, Any]:
+    values: Any
+    if len(body) > _PARSED_AT_ONCE and kind in (*_MSGPACK, *_JSON):
+        values = loads_msgpack(body) if kind in _MSGPACK else loads_json(body)
+        if values is not None and all(isinstance(name, str) for name in values):
+            return dict(values)
     if kind in _MSGPACK:
         try:
             values = msgpack.unpackb(body)
@@ -186,22 +192,29 @@ def _check_span(frames: int, fps: float, times: NDArray[np.float64] | None, max_
 
 
 def lift_answer(lifted: list[Lifted], asked: Sequences) -> bytes:
-    """The JSON document."""
-    people: list[dict[str, Any]] = [
-        {
-            "joints3d": metre_values(each.joints),
-            "position": metre_values(each.position),
-            "scale": {"stature": round(each.scale.stature, 4), "source": each.scale.source},
+    """The JSON document, long arrays written in blocks."""
+    people = []
+    for each, points in zip(lifted, asked.people, strict=True):
+        scale = {"stature": round(each.scale.stature, 4), "source": each.scale.source}
+        fields = {
+            b"joints3d": dumps_blocks(each.joints, metre_values),
+            b"position": dumps_blocks(each.position, metre_values),
+            b"scale": orjson.dumps(scale),
         }
-        for each in lifted
-    ]
-    if asked.states:
-        for fields, points in zip(people, asked.people, strict=True):
+        if asked.states:
             shown = points[len(points) // 2][None] if asked.options.centre else points
-            fields["states"] = [joint_states(frame, *asked.options.image_size) for frame in shown]
+            size = asked.options.image_size
+            fields[b"states"] = dumps_blocks(shown, functools.partial(_states, size=size))
+        people.append(b",".join(b'"%s":%s' % field for field in fields.items()))
     longest = max(lifted, key=lambda each: len(each.times))
     document = {"times": np.round(longest.times, 6), "models": longest.models}
-    return orjson.dumps((people[0] if asked.one else {"people": people}) | document, option=orjson.OPT_SERIALIZE_NUMPY)
+    rest = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)[1:]
+    whole = people[0] if asked.one else b'"people":[%s]' % b",".join(b"{%s}" % person for person in people)
+    return b"{%s,%s" % (whole, rest)
+
+
+def _states(frames: Array, size: tuple[int, int]) -> list[list[str]]:
+    return [joint_states(points, *size) for points in frames]
 
 
 # ---- The OpenAPI document

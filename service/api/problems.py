@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 CALLER_LEFT_STATUS = 499  # nobody is there to read it: for log and metrics only
+NO_MEMORY = "There is no memory for this just now."
 OUR_FAULT = "The fault is on our side. The log has the cause, under this request's id."
 
 
@@ -135,6 +136,8 @@ def row_of(error: Exception) -> Problem:
     if isinstance(error, HTTPException):
         known = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}.get(error.status_code)
         return known or Problem(error.status_code, "refused", str(error.detail), str(error.detail))
+    if isinstance(error, MemoryError):  # of one large picture; others go on, and this one may later
+        return PROBLEMS[errors.QueueFull]
     return next((PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS), UNEXPECTED)
 
 
@@ -149,7 +152,7 @@ def problem_document(error: Exception, request_id: str) -> dict[str, Any]:
         document["detail"] = row.meaning
     else:
         log.error("request %s failed: %s", request_id, error, exc_info=error, extra={"request_id": request_id})
-        document["detail"] = OUR_FAULT
+        document["detail"] = NO_MEMORY if isinstance(error, MemoryError) else OUR_FAULT
     return document | {"request_id": request_id}
 
 
@@ -157,6 +160,8 @@ def problem_headers(error: Exception) -> dict[str, str]:
     """What an error adds to the headers."""
     if isinstance(error, errors.Busy):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    if isinstance(error, MemoryError):
+        return {"Retry-After": "5"}
     if isinstance(error, errors.Unauthorised):
         return {"WWW-Authenticate": 'Bearer realm="poselift"'}
     if isinstance(error, errors.UnknownKind) and error.field == "Content-Encoding":

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from itertools import chain
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from service.errors import OutOfRange, TooLarge, Unreadable
+from service.formats import FORMATS
 from service.people import Array
 from service.pipelines.call import CameraOptions
 from service.pipelines.clip import ClipOptions
 from service.pipelines.photo import PhotoOptions
 
+from .long_bodies import as_numbers
+
 FARTHEST_PX = 1e6  # points may lie outside the picture, but not where 32-bit arithmetic ends
+CLIP_FORMATS = (*FORMATS, "mp4")  # what a clip may be answered as, beside lines
 _SHOWN = 80  # characters of a wrong value that are told back
 
 M = TypeVar("M", bound="Options")
@@ -105,6 +108,22 @@ class ClipFields(CommonOptions):
     end: float | None = Field(None, gt=0, le=1e6, description="seconds over `start`: where to end")
     smooth: bool = Field(True, description="true or false: smooth over time")
     raw: bool = Field(False, description="true or false: also the keypoints before smoothing")
+    inferred: bool = Field(False, description="true or false: also the 3D of joints that are never seen, else null")
+    format: str | None = Field(
+        None,
+        json_schema_extra={"enum": list(CLIP_FORMATS)},
+        description=f"one of {', '.join(CLIP_FORMATS)}: answer with that file instead of lines",
+    )
+    person: int | None = Field(
+        None, ge=0, le=2**31 - 1, description="a whole number from 0 on: the file of that person's id alone"
+    )
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in CLIP_FORMATS:
+            raise ValueError("unknown format")
+        return name
 
 
 class SequenceFields(Options):
@@ -130,6 +149,29 @@ class LiveFields(SequenceFields):
     smooth: bool = Field(False, description="true or false: smooth over time")
     camera: CameraFields | None = Field(None, description="an object with focal_px or field_of_view: the camera")
     stature: float | None = Field(None, ge=0.3, le=3.0, description="metres from 0.3 to 3: standing height")
+
+
+class LiveFrameFields(Options):
+    """The `start` message of WS /v1/live/frames."""
+
+    skeleton: Literal["coco17"] = Field("coco17", description='"coco17": what the detector answers')
+    image_size: list[Annotated[int, Field(ge=1, le=FARTHEST_PX)]] | None = Field(
+        None,
+        min_length=2,
+        max_length=2,
+        description="[width, height] in whole pixels, each 1 or more: of every frame; the first one tells if absent",
+    )
+    fps: float = Field(30.0, ge=1, le=240, description="frames a second from 1 to 240")
+    latency: Literal["low", "full"] = Field("low", description='"low" or "full": the newest frame, or the centre one')
+    smooth: bool = Field(False, description="true or false: smooth over time")
+    states: bool = Field(False, description="true or false: tell of each joint whether it was seen")
+    lift: bool = Field(True, description="true or false: make 3D joints, too")
+    camera: CameraFields | None = Field(None, description="an object with focal_px or field_of_view: the camera")
+    stature: float | None = Field(None, ge=0.3, le=3.0, description="metres from 0.3 to 3: standing height")
+    max_people: int = Field(20, ge=1, le=100, description="a whole number from 1 to 100: the likeliest so many people")
+    min_person_score: float = Field(
+        0.4, ge=0.01, le=1, description="a number from 0.01 to 1: people under this chance are left out"
+    )
 
 
 # ---- Reading options
@@ -289,6 +331,7 @@ def clip_options(fields: ClipFields, max_people: int) -> ClipOptions:
         end=fields.end,
         smooth=fields.smooth,
         raw=fields.raw,
+        inferred=fields.inferred,
     )
 
 
@@ -296,7 +339,8 @@ def clip_options(fields: ClipFields, max_people: int) -> ClipOptions:
 
 
 def read_points(value: object, joints: int, name: str) -> Array:
-    """Keypoints as they came (lists of frames of joints of x, y and perhaps a score) to an array.
+    """Keypoints as they came (lists of frames of joints of x, y and perhaps a score, or an array of `long_bodies`) to
+    an array.
 
     Args:
         joints: how many the skeleton has.
@@ -305,12 +349,12 @@ def read_points(value: object, joints: int, name: str) -> Array:
     Returns:
         (frames, joints, 3) float32; a joint that is null is (NaN, NaN, 0), a score that is absent 1.
     """
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list | np.ndarray) or not len(value):
         raise OutOfRange(f"`{name}` must be a list of one frame or more; got {_shown(value)}", field=name, limit=1)
-    given = _as_numbers(value)
+    given = value if isinstance(value, np.ndarray) else as_numbers(value)
     if given is None:  # nulls, ragged lists, or what is no number
         given = _read_each(value, joints, name)
-    elif not (finite := np.isfinite(given)).all():
+    elif given is not value and not (finite := np.isfinite(given)).all():
         at = "".join(f"[{index}]" for index in np.argwhere(~finite)[0])
         raise OutOfRange(f"`{name}{at}` must be a number; got NaN or an infinity", field=name, limit="finite")
     if given.ndim != 3 or given.shape[1] != joints or given.shape[2] not in (2, 3):
@@ -327,16 +371,6 @@ def read_points(value: object, joints: int, name: str) -> Array:
         raise OutOfRange(f"the scores of `{name}` must be from 0 to 1; got {worst:g}", field=name, limit=[0, 1])
     points[np.isnan(points[..., 0]), 2] = 0
     return points
-
-
-def _as_numbers(value: list[Any]) -> NDArray[np.float64] | None:
-    """Three levels of lists of numbers as an array; None if there is anything else in them."""
-    try:
-        # Looked at first: NumPy would read "1" and true as numbers.
-        kinds = set(map(type, chain.from_iterable(chain.from_iterable(value))))
-        return np.asarray(value, np.float64) if kinds <= {int, float} else None
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 def _size(shape: tuple[int, ...]) -> str:

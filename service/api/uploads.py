@@ -6,26 +6,34 @@ A limit is told as soon as it is known: by Content-Length, else while reading. N
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from io import RawIOBase
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, Protocol
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from service.errors import DeadlinePassed, OutOfRange, TooLarge, UnknownKind, Unreadable
+from service.errors import DeadlinePassed, OutOfRange, QueueFull, TooLarge, UnknownKind, Unreadable
 
 from .problems import CallerLeft
+
+log = logging.getLogger(__name__)
 
 MEGABYTE = 1024 * 1024
 MAX_OPTIONS_BYTES = MEGABYTE
 # A body of which nothing comes for so long is given up: whoever sends it holds memory.
 STALL_S = 30.0
+# And one that trickles: after the first STALL_S it must have come at this rate on the whole, a bad telephone line's.
+SLOWEST_BYTES_PER_S = 2048
+_HELD = "poselift.body"  # in a request's scope: its body, until the request has ended
 _WRITE_BYTES = MEGABYTE  # how much is gathered before a thread writes it: a disk may stall, the loop must not
 
 
@@ -37,14 +45,41 @@ class Sink(Protocol):
     async def write(self, chunk: bytes) -> None: ...
 
 
+class UploadMemory:
+    """What bodies may hold of memory, all requests together: each by itself may be small and a thousand too much."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes, self.held_bytes = limit_bytes, 0
+
+    def take(self, size: int) -> None:
+        """Raises QueueFull where it does not fit."""
+        if self.held_bytes + size > self.limit_bytes:
+            message = f"bodies hold {self.held_bytes} of {self.limit_bytes} bytes; {size} more do not fit now"
+            raise QueueFull(message, field="max_uploads_mb", limit=self.limit_bytes, retry_after_s=2.0)
+        self.held_bytes += size
+
+
+def give_back(scope: MutableMapping[str, Any]) -> None:
+    """At the end of a request: what its body held is free for others."""
+    if sink := scope.pop(_HELD, None):
+        sink.memory.held_bytes -= sink.size
+
+
 @dataclass
 class InMemory:
-    """Gathers the bytes."""
+    """Gathers the bytes; counted in `memory` until the request has ended."""
 
+    memory: UploadMemory
     size: int = 0
     chunks: list[bytes] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, request: Request) -> InMemory:
+        sink = request.scope[_HELD] = cls(request.app.state.uploads)
+        return sink
+
     async def write(self, chunk: bytes) -> None:
+        self.memory.take(len(chunk))
         self.size += len(chunk)
         self.chunks.append(chunk)
 
@@ -55,7 +90,7 @@ class InMemory:
 class OnDisk:
     """Writes the bytes to a file, in a thread."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: RawIOBase) -> None:
         self.size = 0
         self._file = file
         self._gathered = bytearray()
@@ -68,13 +103,24 @@ class OnDisk:
 
     async def flush(self) -> None:
         gathered, self._gathered = self._gathered, bytearray()
-        await asyncio.to_thread(self._file.write, gathered)
-        await asyncio.to_thread(self._file.flush)
+        try:
+            await asyncio.to_thread(_write_all, self._file, gathered)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            log.error("the disk for uploads is full: %s", error)
+            raise QueueFull("the disk for uploads is full just now", field="body", retry_after_s=10.0) from error
+
+
+def _write_all(file: RawIOBase, gathered: bytearray) -> None:
+    left = memoryview(gathered)
+    while left:
+        left = left[file.write(left) or 0 :]
 
 
 async def read_body(request: Request, limit_bytes: int, part: str, *, wait_until: float) -> bytes:
     """The whole body, as it is. Raises TooLarge, Unreadable (empty), DeadlinePassed, CallerLeft."""
-    sink = InMemory()
+    sink = InMemory.of(request)
     await _read_raw(request, sink, limit_bytes, part, wait_until)
     return sink.body()
 
@@ -86,7 +132,7 @@ async def read_upload(request: Request, part: str, limit_bytes: int, *, wait_unt
         part: the multipart part, and the field that errors name.
         wait_until: the loop's time at which reading is given up.
     """
-    sink = InMemory()
+    sink = InMemory.of(request)
     options = await _read(request, sink, part, ("image/",), limit_bytes, wait_until)
     return sink.body(), options
 
@@ -99,7 +145,8 @@ async def spooled_upload(
     handle, name = await asyncio.to_thread(tempfile.mkstemp, prefix="poselift-")
     path = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
+        # Unbuffered: what a full disk did not take would be tried again when the file is closed.
+        with os.fdopen(handle, "wb", buffering=0) as file:
             sink = OnDisk(file)
             options = await _read(request, sink, part, ("video/", "image/gif"), limit_bytes, wait_until)
             await sink.flush()
@@ -229,8 +276,10 @@ class _Form:
 async def _chunks(request: Request, wait_until: float) -> AsyncIterator[bytes]:
     """The body's chunks. Raises CallerLeft, and DeadlinePassed for a body that is late or stands still."""
     loop = asyncio.get_running_loop()
+    began, came = loop.time(), 0
     while True:
-        patience = max(0.0, min(STALL_S, wait_until - loop.time()))
+        now = loop.time()
+        patience = max(0.0, min(STALL_S, wait_until - now, began + STALL_S + came / SLOWEST_BYTES_PER_S - now))
         try:
             async with asyncio.timeout(patience):
                 message = await request.receive()
@@ -239,6 +288,7 @@ async def _chunks(request: Request, wait_until: float) -> AsyncIterator[bytes]:
         if message["type"] == "http.disconnect":
             raise CallerLeft
         if chunk := message.get("body", b""):
+            came += len(chunk)
             yield chunk
         if not message.get("more_body", False):
             return

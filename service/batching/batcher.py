@@ -6,14 +6,19 @@ Whoever waits is always answered: with a result, a refusal, or a failure.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from service.engines.device import DeviceLost, OutOfMemory, fault_of, free_memory
 from service.engines.engine import Engine, Row
 from service.errors import Busy, DeadlinePassed, EngineFailed, NotReady, ServiceError
 from service.metrics import Metrics
 
 from .policy import Class, Limits, Line, Waiting
+
+log = logging.getLogger(__name__)
 
 
 class Ticket:
@@ -121,6 +126,20 @@ class Batcher:
             ticket.queued_s = max(ticket.queued_s, now - waiting.arrived)
             wait.observe(now - waiting.arrived)
 
+    def note_memory(self, failed: Sequence[int], now: float) -> None:
+        """Halves the cap where memory ran out, and regains it later.
+
+        Args:
+            failed: rows of each run, of those of one batch, for which it did not suffice.
+        """
+        cap, role = self.line.cap, self.engine.role
+        for rows in failed:
+            self._metrics.oom_total.inc()
+            cap.halve(rows, now)
+        if failed or cap.regain(now):
+            log.warning("batches of %s have %d rows at most, of %d", self.engine.label, cap.rows, cap.budget)
+            self._metrics.batch_cap_rows.labels(role).set(cap.rows)
+
     def deliver(self, batch: Sequence[Waiting], results: Sequence[Any], seconds: float) -> None:
         """Answers everyone in the batch. `results` holds an answer or an exception a row, in order."""
         role, rows = self.engine.role, sum(waiting.cost for waiting in batch)
@@ -141,7 +160,7 @@ class Batcher:
         self._open = False
 
     def refuse(self, rows: Sequence[Waiting]) -> None:
-        """Answers with NotReady: these rows will not be computed."""
+        """Answers with NotReady: these rows will not be computed, or nobody knows."""
         for waiting in rows:
             ticket, index = waiting.owner
             ticket.settle(index, NotReady("the device stopped before this was computed", retry_after_s=1.0))
@@ -151,19 +170,41 @@ class Batcher:
         self.refuse(self.line.empty())
 
 
-def run_batch(engine: Engine, rows: Sequence[Any], prepared: Any = None) -> list[Any]:
-    """Runs rows on the device's thread, one result or exception each. A batch that breaks is halved until only the
-    row that breaks it fails."""
+@dataclass(frozen=True)
+class Ran:
+    """What came of a batch: an answer or an exception a row; and the rows of each run that lacked memory."""
+
+    answers: list[Any]
+    out_of_memory: tuple[int, ...] = ()
+
+
+def run_batch(engine: Engine, rows: Sequence[Any], prepared: Any = None) -> Ran:
+    """Runs rows on the device's thread. A batch that breaks is halved until only the row that breaks it fails.
+
+    Raises:
+        DeviceLost: nothing can be run any more.
+    """
     try:
         answers = engine.run(prepared if prepared is not None else engine.prepare(rows))
         if len(answers) != len(rows):
             raise EngineFailed(f"{engine.label} gave {len(answers)} answers to {len(rows)} rows")
-        return answers
+        return Ran(answers)
     except Exception as error:
+        kind = fault_of(error)
+        if kind is DeviceLost:
+            raise DeviceLost(f"{engine.label}: {error!r}") from error
+        failed = error if isinstance(error, ServiceError) else kind(f"{engine.label}: {error!r}")
         if len(rows) == 1:
-            failed = error if isinstance(error, ServiceError) else EngineFailed(f"{engine.label}: {error!r}")
             failed.__cause__ = error if failed is not error else None
-            return [failed]
     # Out of the except block: the traceback would keep the failed batch's arrays alive.
+    lacking = (sum(row.cost for row in rows),) if kind is OutOfMemory else ()
+    if lacking:
+        free_memory()
+    if len(rows) == 1:
+        return Ran([failed], lacking)
+    del failed, prepared
     middle = len(rows) // 2
-    return run_batch(engine, rows[:middle]) + run_batch(engine, rows[middle:])
+    halves = [run_batch(engine, half) for half in (rows[:middle], rows[middle:])]
+    return Ran(
+        [answer for half in halves for answer in half.answers], sum((half.out_of_memory for half in halves), lacking)
+    )

@@ -36,6 +36,29 @@ class Limits:
     budget: int = 32
 
 
+# How long after memory ran out a batch's cap is tried a step higher.
+REGAIN_S = 60.0
+
+
+class Cap:
+    """The most rows of a batch: the budget; less for a while where the device's memory ran out."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = self.rows = budget
+        self._changed = 0.0
+
+    def halve(self, ran: int, now: float) -> None:
+        """Memory did not suffice for a batch of `ran` rows."""
+        self.rows, self._changed = max(1, min(self.rows, ran // 2)), now
+
+    def regain(self, now: float) -> bool:
+        """Doubles it where it has held for REGAIN_S; whether it did."""
+        if self.rows >= self.budget or now - self._changed < REGAIN_S:
+            return False
+        self.rows, self._changed = min(2 * self.rows, self.budget), now
+        return True
+
+
 @dataclass(eq=False)
 class Waiting:
     """One row in line; `gone` once it is out of it, taken into a batch or left by its caller."""
@@ -67,6 +90,7 @@ class Line:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.cap = Cap(limits.budget)
         self.rows = 0  # costs of those who still wait
         self._turns: dict[Class, OrderedDict[str, deque[Waiting]]] = {klass: OrderedDict() for klass in Class}
         self._held: dict[str, int] = {}
@@ -108,13 +132,13 @@ class Line:
         return max((urgency(klass, now - head.arrived) for klass, head in self._heads()), default=0.0)
 
     def take(self, now: float) -> tuple[list[Waiting], list[Waiting]]:
-        """Forms a batch within the budget: (batch, those whose deadline had passed, which are not in it)."""
+        """Forms a batch within the cap: (batch, those whose deadline had passed, which are not in it)."""
         batch: list[Waiting] = []
         late: list[Waiting] = []
-        room = self.limits.budget
+        room = self.cap.rows
         while heads := self._heads():
             klass, head = max(heads, key=lambda each: urgency(each[0], now - each[1].arrived))
-            # A single row dearer than the whole budget runs alone rather than never.
+            # A single row dearer than the whole cap runs alone rather than never.
             if head.deadline > now and head.cost > room and batch:
                 break
             self.leave(head)

@@ -10,9 +10,48 @@ from typing import Any, TypeVar
 
 import torch
 
-from service.errors import SettingWrong
+from service.errors import EngineFailed, SettingWrong
 
 T = TypeVar("T")
+
+# What torch says where memory ran out under a library's own hands.
+_NO_MEMORY = ("out of memory", "ALLOC_FAILED")
+# What it says where kernels failed: the device's context is gone, and each later call fails likewise.
+_STICKY = (
+    "CUDA error",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+)
+
+
+class OutOfMemory(EngineFailed):
+    """The device's memory did not suffice for a batch; it may for a smaller one."""
+
+
+class DeviceLost(EngineFailed):
+    """The device answers nothing any more, whatever is asked: only a new process gets it back."""
+
+
+def fault_of(error: BaseException) -> type[EngineFailed]:
+    """What a runtime's error means: OutOfMemory, DeviceLost, or an EngineFailed of the batch alone."""
+    if isinstance(error, OutOfMemory | DeviceLost):
+        return type(error)
+    text = str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return OutOfMemory
+    if isinstance(error, RuntimeError):
+        if any(sign in text for sign in _NO_MEMORY):
+            return OutOfMemory
+        if isinstance(error, torch.AcceleratorError) or any(sign in text for sign in _STICKY):
+            return DeviceLost
+    return EngineFailed
+
+
+def free_memory() -> None:
+    """Gives back what torch keeps of a CUDA device's memory for later."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 class Device:
@@ -26,8 +65,9 @@ class Device:
         """Runs `call` on the device's thread. A cancelled caller goes at once; the call itself runs to its end."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
 
-    def close(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
+    def close(self, *, wait: bool = True) -> None:
+        """wait: for a running call, which on a lost device may never end."""
+        self._thread.shutdown(wait=wait, cancel_futures=True)
 
     def memory_bytes(self) -> int:
         """What torch has allocated on a CUDA device; 0 on a CPU."""

@@ -5,6 +5,7 @@ How rows become arrays is the framing's business, how arrays become outputs the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +15,10 @@ from numpy.typing import NDArray
 
 from service.errors import EngineFailed, NotFinite
 
-Infer = Callable[[NDArray[Any]], list[NDArray[Any]]]  # (n, ...) input to outputs that each have n entries
+TIMED_RUNS = 2  # of each size
+
+# n inputs, an array (n, ...) or what the framing makes, to outputs that each have n entries
+Infer = Callable[[Any], list[NDArray[Any]]]
 
 
 class Row(Protocol):
@@ -25,10 +29,10 @@ class Row(Protocol):
 
 
 class Framing(Protocol):
-    """Rows to input array, outputs to answers."""
+    """Rows to inputs, outputs to answers."""
 
-    def inputs(self, rows: Sequence[Any]) -> NDArray[Any]:
-        """(sum of the rows' costs, ...), in the rows' order."""
+    def inputs(self, rows: Sequence[Any]) -> Any:
+        """(sum of the rows' costs, ...), in the rows' order: an array, or what has a length and can be sliced."""
         ...
 
     def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[Any]) -> list[Any]:
@@ -36,7 +40,7 @@ class Framing(Protocol):
         ...
 
     def example(self) -> NDArray[Any]:
-        """One input, (1, ...), to convert and warm the network with."""
+        """One input of the network, (1, ...), to convert and warm it with."""
         ...
 
 
@@ -45,17 +49,17 @@ class Prepared:
     """A batch ready for the device: its rows and their inputs."""
 
     rows: tuple[Any, ...]
-    inputs: NDArray[Any]
+    inputs: Any
 
 
 class Engine:
     """One network on one device.
 
-    label: name@version; role: person, pose or lift; runtime: openvino or torch; precision: f32 or bf16.
+    label: name@version; role: person, pose or lift; runtime: openvino, torch or cuda-graphs; precision: f32 or bf16.
     sizes: the batch sizes that are warmed, rising; no other ever runs.
-    budget: the most inputs that a batch of this engine should hold.
-    pads: a rest is padded up to the next size (a GPU's time hardly grows with it), else made up of smaller ones (a
-    CPU's does).
+    budget: the most inputs that a batch of this engine should hold, for the time that it takes; see `warm`.
+    pads: the runtime itself pads a rest up to the next size (a GPU's time hardly grows with it), else it is made up of
+    smaller ones (a CPU's does).
     """
 
     def __init__(
@@ -78,13 +82,33 @@ class Engine:
             raise ValueError(f"without padding, `sizes` must begin with 1, got {self.sizes}")
         self.budget, self._pads = budget, pads
         self.runtime, self.precision = runtime, precision
+        self.seconds: dict[int, float] = {}  # of one run, by size, as measured while warming
 
-    def warm(self) -> None:
-        """Runs every size twice, largest first, so that no caller meets a first time."""
+    def warm(self, longest_s: float | None = None) -> None:
+        """Runs every size, largest first, so that no caller meets a first time, and measures it.
+
+        Args:
+            longest_s: what a batch may take: the budget becomes the most inputs that took no longer, 1 at least.
+        """
         example = self.framing.example()
         for size in reversed(self.sizes):
-            for _ in range(2):
-                self.infer(np.repeat(example, size, axis=0))
+            inputs, times = np.repeat(example, size, axis=0), []
+            for _ in range(1 + TIMED_RUNS):
+                started = time.perf_counter()
+                self.infer(inputs)
+                times.append(time.perf_counter() - started)
+            self.seconds[size] = min(
+                times[1:]
+            )  # the least: a busy neighbour makes a run longer, nothing makes it shorter
+        if longest_s is not None:
+            self.budget = self._most_within(longest_s)
+
+    def _most_within(self, longest_s: float) -> int:
+        """The largest warmed size that is as quick as that, or as many of the largest in a row as the budget holds."""
+        largest = self.sizes[-1]
+        in_a_row = min(int(longest_s / self.seconds[largest]), self.budget // largest) * largest
+        quick = [size for size in self.sizes if self.seconds[size] <= longest_s and size <= self.budget]
+        return max([1, in_a_row, *quick])
 
     def prepare(self, rows: Sequence[Any]) -> Prepared:
         """Frames the rows; any thread."""
@@ -105,25 +129,19 @@ class Engine:
             return self.framing.answers(outputs, rows)
         return self._without_the_bad(outputs, rows, finite)
 
-    def _in_parts(self, inputs: NDArray[Any]) -> list[NDArray[Any]]:
+    def _in_parts(self, inputs: Any) -> list[NDArray[Any]]:
         """Outputs for any number of inputs, from runs of warmed sizes."""
         parts, first = [], 0
         while first < len(inputs):
             left = len(inputs) - first
-            if self._pads:
-                size = next((size for size in self.sizes if size >= left), self.sizes[-1])
-            else:
-                size = max(size for size in self.sizes if size <= left)
+            size = self.sizes[-1] if self._pads else max(size for size in self.sizes if size <= left)
             part = inputs[first : first + size]
             first += len(part)
-            padded = part
-            if len(part) < size:
-                padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            outputs = self.infer(padded)
+            outputs = self.infer(part)
             for output in outputs:
-                if len(output) != size:
-                    raise EngineFailed(f"{self.label} answered {len(output)} rows to {size}")
-            parts.append([output[: len(part)] for output in outputs])
+                if len(output) != len(part):
+                    raise EngineFailed(f"{self.label} answered {len(output)} rows to {len(part)}")
+            parts.append(outputs)
         return parts[0] if len(parts) == 1 else [np.concatenate(each) for each in zip(*parts, strict=True)]
 
     def _without_the_bad(

@@ -44,11 +44,15 @@ class PictureRow:
 
 @dataclass(frozen=True, eq=False)
 class CropRow:
-    """One person for the detector: the box in the picture's pixels. `flip_test` costs a second, mirrored input."""
+    """One person for the detector: the box in the picture's pixels. `flip_test` costs a second, mirrored input.
+
+    rotation: degrees by which the picture turns counter-clockwise about the middle of the box, which does not turn.
+    """
 
     picture: Pixels
     box: Array
     flip_test: bool = False
+    rotation: float = 0.0
 
     @property
     def cost(self) -> int:
@@ -170,7 +174,7 @@ class PoseFraming:
         self.order = mirror_order(SKELETONS["coco17"])
 
     def crop(self, row: CropRow) -> Crop:
-        return crop_of_box(row.box, self.width, self.height, self.padding, transform=self.transform)
+        return crop_of_box(row.box, self.width, self.height, self.padding, row.rotation, self.transform)
 
     def inputs(self, rows: Sequence[CropRow | TensorCropRow]) -> Pixels:
         crops = []

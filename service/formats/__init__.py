@@ -138,15 +138,20 @@ def write(recording: Recording, name: str, stem: str, file: BinaryIO, person: in
     return f"{stem}_{name}.zip", "application/zip"
 
 
+READERS: dict[str, Callable[[Path], KeypointFile]] = {".csv": table.read_csv, ".npz": table.read_npz}
+
+
 def read_keypoints(path: Path) -> KeypointFile:
-    """Keypoints over frames from COCO, AlphaPose or OpenPose JSON, told apart by what they hold.
+    """Keypoints over frames from COCO, AlphaPose or OpenPose JSON, told apart by what they hold, or from CSV or npz.
 
     Args:
-        path: a JSON file, or OpenPose's folder (or a zip of it) with one file a frame.
+        path: a JSON file, OpenPose's folder (or a zip of it) with one file a frame, or a `.csv` or `.npz`.
 
     Raises:
         UnknownKind: JSON of another kind. Unreadable: not JSON, or not what its kind says.
     """
+    if path.suffix.lower() in READERS:
+        return READERS[path.suffix.lower()](path)
     if path.is_dir() or zipfile.is_zipfile(path):
         folder = path if path.is_dir() else zipfile.Path(path)
         members = sorted((each for each in folder.iterdir() if each.name.endswith(".json")), key=lambda each: each.name)

@@ -36,13 +36,14 @@ class KeypointFile:
 
     frames: (frames,) their numbers in the file, rising; they need not follow on each other.
     people: (frames, joints, 3) an id, in the order of `skeleton`; unknown where a person is absent.
-    size: the pictures' width and height, where the file tells.
+    size: the pictures' width and height, where the file tells. times: (frames,) seconds, rising, where it tells.
     """
 
     skeleton: str
     frames: NDArray[np.int64]
     people: dict[int, Array]
     size: tuple[int, int] | None = None
+    times: NDArray[np.float64] | None = None
 
 
 def flat_points(numbers: Any, layouts: Mapping[int, str], where: str) -> Array:

@@ -14,24 +14,15 @@ from numpy.typing import NDArray
 
 from service.errors import OutOfRange
 from service.geometry.cameras import Camera
-from service.people import Array, Scale
+from service.people import Array, Scale, World
+
+__all__ = ["RecordedPerson", "Recording", "World", "grid_times", "on_grid", "whole_clip"]
 
 Floats = NDArray[np.float64]
 
 # Without a world the camera's axes are turned half round x: x right, y up, z towards the camera.
 UPRIGHT = np.diag([1.0, -1.0, -1.0])
 SAME_FRAME = 0.05  # of a frame's time: a grid moment this near a frame is that frame, whatever clocks round
-
-
-@dataclass(frozen=True)
-class World:
-    """From camera to world: `rotation @ point + translation`.
-
-    rotation: (3, 3), to axes whose y points up, against gravity. translation: (3,) metres, so that the floor is y = 0.
-    """
-
-    rotation: Floats
-    translation: Floats
 
 
 @dataclass(frozen=True)
@@ -94,6 +85,21 @@ class Recording:
         for frame in range(len(self.times)):
             owned = [people[owners[n]] for n in order[bounds[frame] : bounds[frame + 1]]]
             yield frame, [(person, frame - person.first) for person in owned]
+
+    def blocks(self, frames: int) -> Iterator[Recording]:
+        """The same recording, so many frames at a time: for writers that must not hold it all in wider numbers."""
+        for begin in range(0, len(self.times), frames):
+            end = min(begin + frames, len(self.times))
+            people = []
+            for person in self.people:
+                first, last = max(person.first, begin), min(person.first + len(person.scores), end)
+                if first < last:
+                    part = slice(first - person.first, last - person.first)
+                    seen = person.keypoints[part], person.boxes[part], person.scores[part]
+                    lifted = person.joints[part], person.positions[part]
+                    people.append(RecordedPerson(person.id, first - begin, *seen, *lifted, person.scale))
+            part = slice(begin, end)
+            yield replace(self, times=self.times[part], indices=self.indices[part], people=tuple(people))
 
     @property
     def file_axes(self) -> World:

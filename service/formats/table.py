@@ -1,4 +1,4 @@
-"""Tables for analysis: CSV text and NumPy's npz, one row a frame and person.
+"""Tables for analysis: CSV text and NumPy's npz, one row a frame and person; read as well, for their keypoints.
 
 Pixels from the picture's corner; metres in the files' axes, y up; degrees. An unknown number is an empty field in CSV
 and NaN in npz.
@@ -6,14 +6,21 @@ and NaN in npz.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import BinaryIO
+import csv
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from service.geometry.skeletons import COCO17, H36M17
+from service.errors import UnknownKind, Unreadable
+from service.geometry.skeletons import COCO17, H36M17, SKELETONS, UNKNOWN
+from service.people import Array
 
 from .angles import ANGLES, joint_angles
+from .detections import KeypointFile
 from .recording import Floats, Recording
 
 COLUMNS = (
@@ -24,6 +31,7 @@ COLUMNS = (
     *(f"{joint}_{axis}_m" for joint in H36M17.joints for axis in "xyz"),
     *(f"{angle}_deg" for angle in ANGLES),
 )
+FRAMES_A_BLOCK = 1024  # a line is a hundred 64-bit numbers before it is text
 DECIMALS = np.array([4] + [2] * 4 + [2, 2, 4] * 17 + [4] * 3 + [4] * 51 + [2] * len(ANGLES))  # from `score` on
 
 
@@ -33,16 +41,17 @@ def csv_chunks(recording: Recording) -> Iterator[bytes]:
     The joints' metres are relative to joint 0 (the pelvis); `position` is where that is.
     """
     yield (",".join(COLUMNS) + "\n").encode("ascii")
-    numbers = {person.id: _numbers(recording, n) for n, person in enumerate(recording.people)}
     formats = [f"{{:.{decimals}f}}".format for decimals in DECIMALS]
-    for frame, people in recording.rows():
-        for person, row in people:
-            told = [
-                "" if number != number else write(number)
-                for number, write in zip(numbers[person.id][row].tolist(), formats, strict=True)
-            ]
-            line = [str(int(recording.indices[frame])), f"{recording.times[frame]:.6f}", str(person.id), *told]
-            yield (",".join(line) + "\n").encode("ascii")
+    for block in recording.blocks(FRAMES_A_BLOCK):
+        numbers = {person.id: _numbers(block, n) for n, person in enumerate(block.people)}
+        for frame, people in block.rows():
+            for person, row in people:
+                told = [
+                    "" if number != number else write(number)
+                    for number, write in zip(numbers[person.id][row].tolist(), formats, strict=True)
+                ]
+                line = [str(int(block.indices[frame])), f"{block.times[frame]:.6f}", str(person.id), *told]
+                yield (",".join(line) + "\n").encode("ascii")
 
 
 def write_npz(recording: Recording, file: BinaryIO) -> None:
@@ -103,3 +112,122 @@ def _stacked(
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     """The people's rows one after another, also where nobody is."""
     return np.concatenate([np.zeros((0, *shape), dtype), *(part.astype(dtype) for part in parts)])
+
+
+# ---- Read back
+
+
+def read_csv(path: Path) -> KeypointFile:
+    """A CSV with the columns `<joint>_x_px`, `<joint>_y_px` of one of our skeletons, perhaps `<joint>_score`.
+
+    `frame` (else the rows' order), `person` (else one) and `time_s` are read where they are columns.
+
+    Raises:
+        UnknownKind: no skeleton has all its joints there. Unreadable: a field that is no number, by its line.
+    """
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        table = csv.DictReader(file)
+        columns = set(table.fieldnames or ())
+        whole = [s for s in SKELETONS.values() if all(f"{j}_{a}_px" in columns for j in s.joints for a in "xy")]
+        if not whole:
+            known = ", ".join(SKELETONS)
+            message = f"`file` {path.name} has no columns `<joint>_x_px` and `_y_px` for all joints of any of {known}"
+            raise UnknownKind(message, field="file", limit=list(SKELETONS))
+        skeleton = max(whole, key=lambda each: len(each.joints))
+        frames, persons, times, poses = [], [], [], []
+        for n, row in enumerate(table):
+            try:
+                frames.append(int(row["frame"]) if "frame" in columns else n)
+                persons.append(int(row["person"]) if "person" in columns else 0)
+                times.append(float(row["time_s"]) if "time_s" in columns else np.nan)
+                poses.append(
+                    [[_number(row, f"{joint}_{part}", columns) for part in PARTS] for joint in skeleton.joints]
+                )
+            except (TypeError, ValueError) as error:
+                raise Unreadable(f"`file` {path.name}, line {n + 2}: {error}", field="file") from error
+    points = np.array(poses, np.float32).reshape(-1, len(skeleton.joints), 3)
+    return _by_person(skeleton.name, np.array(frames), np.array(persons), points, np.array(times), None)
+
+
+def read_npz(path: Path) -> KeypointFile:
+    """Our own npz, or one that holds `keypoints` (frames, joints, 2 or 3), or (people, frames, joints, 2 or 3).
+
+    The latter may name `skeleton`, `image_size`, `fps` or `times`; without a skeleton the number of joints tells, 17
+    being COCO's.
+
+    Raises:
+        Unreadable: arrays of another shape, or ones that NumPy cannot read without pickle.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files if name in READ_ARRAYS}
+        return _read_arrays(arrays)
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise Unreadable(f"`file` {path.name} is not an npz of keypoints: {error}", field="file") from error
+
+
+PARTS = "x_px", "y_px", "score"
+READ_ARRAYS = {
+    *("keypoints", "frame", "person", "frames", "times", "size"),
+    *("skeleton", "image_size", "fps"),
+}
+BY_JOINTS = {17: "coco17", 25: "body25", 26: "halpe26", 33: "mediapipe33"}
+
+
+def _read_arrays(arrays: Mapping[str, NDArray[Any]]) -> KeypointFile:
+    given = np.asarray(arrays["keypoints"], np.float32)
+    if "person" in arrays:  # rows, as we write them
+        clock = dict(zip(arrays["frames"].tolist(), arrays["times"].tolist(), strict=True))
+        at = np.array([clock[frame] for frame in arrays["frame"].tolist()])
+        width, height = (int(side) for side in arrays["size"])
+        return _by_person("coco17", arrays["frame"], arrays["person"], given, at, (width, height))
+    given = given[None] if given.ndim == 3 else given
+    if given.ndim != 4 or given.shape[3] not in (2, 3) or not given.shape[1]:
+        raise ValueError(
+            f"`keypoints` must be frames x joints x 2 or 3, for several people in a list; got {given.shape}"
+        )
+    skeleton = str(arrays["skeleton"]) if "skeleton" in arrays else BY_JOINTS.get(given.shape[2], "")
+    if skeleton not in SKELETONS or len(SKELETONS[skeleton].joints) != given.shape[2]:
+        raise ValueError(f"{given.shape[2]} joints are not those of `skeleton` {skeleton or 'which is not told'}")
+    points = np.concatenate([given, np.ones_like(given[..., :1])], axis=-1)[..., :3]
+    points = np.where(np.isfinite(points).all(axis=-1, keepdims=True), points, UNKNOWN)
+    frames = np.arange(given.shape[1])
+    times: Floats | None = None
+    if "times" in arrays:
+        times = np.asarray(arrays["times"], np.float64).reshape(len(frames))
+    elif "fps" in arrays:
+        times = frames / float(arrays["fps"])
+    size: tuple[int, int] | None = None
+    if "image_size" in arrays:
+        width, height = (int(side) for side in arrays["image_size"])
+        size = (width, height)
+    return KeypointFile(skeleton, frames, dict(enumerate(points)), size, times)
+
+
+def _by_person(
+    skeleton: str,
+    frames: NDArray[np.int64],
+    persons: NDArray[np.int64],
+    points: Array,
+    times: Floats,
+    size: tuple[int, int] | None,
+) -> KeypointFile:
+    """Rows of a frame and person each; of a pair that comes twice the last."""
+    numbers, first = np.unique(frames, return_index=True)
+    points = np.where(np.isfinite(points).all(axis=-1, keepdims=True), points, UNKNOWN)
+    people = {}
+    for person in np.unique(persons):
+        own = persons == person
+        whole = np.full((len(numbers), *points.shape[1:]), UNKNOWN)
+        whole[np.searchsorted(numbers, frames[own])] = points[own]
+        people[int(person)] = whole
+    at = times[first]
+    rising = len(at) > 0 and bool(np.isfinite(at).all()) and bool((np.diff(at) > 0).all())
+    return KeypointFile(skeleton, numbers, people, size, at if rising else None)
+
+
+def _number(row: Mapping[str, str], column: str, columns: set[str]) -> float:
+    """A field's number; NaN for an empty one, 1 for a score in a file without scores."""
+    if column not in columns:
+        return 1.0
+    return float(row[column]) if row[column] else np.nan

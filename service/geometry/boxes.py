@@ -110,10 +110,12 @@ def same_people(points: ArrayLike, boxes: ArrayLike, scores: ArrayLike, limit: f
 
 def _overlap(a: Floats, b: Floats) -> Floats:
     """`iou` of corners."""
-    first, second = a[:, None], b[None]
-    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
-    shared = sides.clip(0, None).prod(axis=-1)
-    areas = (first[..., 2:] - first[..., :2]).prod(axis=-1), (second[..., 2:] - second[..., :2]).prod(axis=-1)
+    first, second = a.T[:, :, None], b.T[:, None]
+    # Plane by plane: with the four numbers of a box innermost it takes five times as long.
+    wide = np.minimum(first[2], second[2]) - np.maximum(first[0], second[0])
+    tall = np.minimum(first[3], second[3]) - np.maximum(first[1], second[1])
+    shared = wide.clip(0, None) * tall.clip(0, None)
+    areas = (first[2] - first[0]) * (first[3] - first[1]), (second[2] - second[0]) * (second[3] - second[1])
     return _share(shared, areas[0] + areas[1] - shared)
 
 

@@ -130,39 +130,40 @@ def place(joints3d: ArrayLike, points: ArrayLike, camera: Camera) -> NDArray[np.
     rays = (undistort(keypoints[..., :2], camera) - camera.center) / camera.focal_px
     usable = np.isfinite(rays).all(axis=-1) & np.isfinite(joints).all(axis=-1) & (keypoints[..., 2] > 0)
     weights = np.where(usable, keypoints[..., 2], 0)
-    rays, joints = np.where(usable[..., None], rays, 0), np.where(usable[..., None], joints, 0)
-    flat, depth = joints[..., :2], joints[..., 2:]
+    # x and y in front, joints last: NumPy is three times as fast over rows of 17 as over pairs.
+    rays = np.where(usable, np.moveaxis(rays, -1, 0), 0)
+    flat_x, flat_y, depth = np.where(usable, np.moveaxis(joints, -1, 0), 0)
+    flat = np.stack([flat_x, flat_y])
 
     with np.errstate(all="ignore"):  # people who cannot be placed run away, and are told at the end
         position = _least_squares(rays, rays * depth - flat, weights)
         linear = position
         for _ in range(PLACE_ROUNDS):
-            away = depth + position[..., None, 2:]
-            image = (flat + position[..., None, :2]) / away
-            position = position + _least_squares(image, (rays - image) * away, weights / away[..., 0] ** 2)
+            away = depth + position[2, ..., None]
+            image = (flat + position[:2, ..., None]) / away
+            position = position + _least_squares(image, (rays - image) * away, weights / away**2)
         # With joints far off their rays the rounds may leave the minimum that they started beside.
         better = _miss(flat, depth, rays, weights, position) <= _miss(flat, depth, rays, weights, linear)
-        position = np.where(better[..., None], position, linear)
-        nearest = np.where(usable, depth[..., 0], np.inf).min(axis=-1, initial=np.inf) + position[..., 2]
-        placed = (usable.sum(axis=-1) >= LEAST_JOINTS) & np.isfinite(position).all(axis=-1) & (nearest > 0)
-        return np.where(placed[..., None], position, np.nan).astype(np.float32)
+        position = np.where(better, position, linear)
+        nearest = np.where(usable, depth, np.inf).min(axis=-1, initial=np.inf) + position[2]
+        placed = (usable.sum(axis=-1) >= LEAST_JOINTS) & np.isfinite(position).all(axis=0) & (nearest > 0)
+        return np.moveaxis(np.where(placed, position, np.nan), 0, -1).astype(np.float32)
 
 
 def _least_squares(rays: Floats, sides: Floats, weights: Floats) -> Floats:
-    """t (..., 3) of least weighted squares in t_xy - ray * t_z = side, over joints (..., joints, 2)."""
-    total = weights.sum(axis=-1)[..., None]
-    ray = (weights[..., None] * rays).sum(axis=-2) / total
-    side = (weights[..., None] * sides).sum(axis=-2) / total
-    rays, sides = rays - ray[..., None, :], sides - side[..., None, :]
-    spread = (weights[..., None] * rays**2).sum(axis=(-1, -2))
-    away = -(weights[..., None] * rays * sides).sum(axis=(-1, -2)) / spread
-    return np.concatenate([side + ray * away[..., None], away[..., None]], axis=-1)
+    """t (3, ...) of least weighted squares in t_xy - ray * t_z = side, over (2, ..., joints) of x and y."""
+    share = weights / weights.sum(axis=-1, keepdims=True)
+    ray, side = (share * rays).sum(axis=-1), (share * sides).sum(axis=-1)
+    rays, sides = rays - ray[..., None], sides - side[..., None]
+    weighted = share * rays
+    away = -(weighted * sides).sum(axis=(0, -1)) / (weighted * rays).sum(axis=(0, -1))
+    return np.concatenate([side + ray * away, away[None]])
 
 
 def _miss(flat: Floats, depth: Floats, rays: Floats, weights: Floats, position: Floats) -> Floats:
     """Weighted sum of squared errors in the picture, (...)."""
-    image = (flat + position[..., None, :2]) / (depth + position[..., None, 2:])
-    miss: Floats = (weights[..., None] * (image - rays) ** 2).sum(axis=(-1, -2))
+    image = (flat + position[:2, ..., None]) / (depth + position[2, ..., None])
+    miss: Floats = (weights * (image - rays) ** 2).sum(axis=(0, -1))
     return miss
 
 

@@ -64,7 +64,7 @@ def crop_of_box(
         box: (4,) x, y, width, height in picture pixels. A side under one pixel counts as one.
         width, height: of the input in pixels.
         padding: how much larger than the box the crop is.
-        rotation: degrees by which the picture turns counter-clockwise on screen, for training.
+        rotation: degrees by which the picture turns counter-clockwise on screen.
     """
     x, y, box_width, box_height = np.asarray(box, np.float64)
     if transform == "alphapose":
@@ -93,6 +93,22 @@ def cut(picture: Picture, crop: Crop) -> Picture:
     Returns:
         (crop.height, crop.width, channels) uint8.
     """
+    part, from_centres = part_for(picture, crop)
+    if not part.size:
+        return np.zeros((crop.height, crop.width, picture.shape[2]), np.uint8)
+    return cv2.warpAffine(part, from_centres, (crop.width, crop.height), flags=cv2.INTER_LINEAR).astype(
+        np.uint8, copy=False
+    )
+
+
+def part_for(picture: Picture, crop: Crop) -> tuple[Picture, NDArray[np.float64]]:
+    """What of a picture a crop is made of, for `cut` and for devices that warp it themselves.
+
+    Returns:
+        part: (height, width, channels) uint8, a view or halved as often as the crop asks for; empty where the crop has
+            nothing of the picture.
+        matrix: (2, 3) float64 from the part's pixels to the crop's, both counted from pixel centres.
+    """
     tall, wide = picture.shape[:2]
     step = _shrinking(np.sqrt(abs(np.linalg.det(crop.matrix[:, :2]))), wide, tall)
     # Only the crop's part of a large photo is worth halving. Its corner lies on the grid of the halved pixels, and two
@@ -103,15 +119,11 @@ def cut(picture: Picture, crop: Crop) -> Picture:
     left, top = first.clip(0)
     right, bottom = np.minimum(last, [wide, tall])
     if right <= left or bottom <= top:
-        return np.zeros((crop.height, crop.width, picture.shape[2]), np.uint8)
-    part = _shrunk(picture[top:bottom, left:right], step)
-
+        return picture[:0, :0], np.eye(2, 3)
     turn = crop.matrix[:, :2] * step
     shift = crop.matrix[:, :2] @ [left, top] + crop.matrix[:, 2]
-    from_centres = np.column_stack([turn, turn @ [0.5, 0.5] + shift - 0.5])
-    return cv2.warpAffine(part, from_centres, (crop.width, crop.height), flags=cv2.INTER_LINEAR).astype(
-        np.uint8, copy=False
-    )
+    matrix = np.column_stack([turn, turn @ [0.5, 0.5] + shift - 0.5])
+    return _shrunk(picture[top:bottom, left:right], step), matrix
 
 
 def to_picture(points: ArrayLike, crop: Crop) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Checkpoints that torch saved, into our networks' weights: HRNet, PoseFormer, VideoPose3D, however wrapped.
+"""Checkpoints that torch saved, into our networks' weights: HRNet, PoseFormer, VideoPose3D, torchvision's finders.
 
 A checkpoint is a pickle: it is read without running anything of it, and one that asks for anything to be run is
 refused by that name. Knows no store. Arrays are float32 (counters int64), named as in `service.networks`.
@@ -88,7 +88,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if any(mark.fullmatch(name) for name in state):
             return form(state, path)
     some = ", ".join(f"`{name}`" for name in list(state)[:NAMED])
-    raise Unreadable(f"{path.name} holds no HRNet, PoseFormer or VideoPose3D: its weights are called {some}, ...")
+    known = "HRNet, PoseFormer, VideoPose3D or torchvision detector"
+    raise Unreadable(f"{path.name} holds no {known}: its weights are called {some}, ...")
 
 
 def _load(path: Path) -> Any:
@@ -191,9 +192,32 @@ def _videopose_name(name: str) -> str:
     return name
 
 
+def _torchvision(state: State, path: Path) -> Checkpoint:
+    """Torchvision's detectors, all of whose classes were trained; the person's alone is answered."""
+    if "head.classification_head.module_list.0.0.0.weight" in state:
+        network = "ssdlite320-mobilenet"
+    elif "head.regression_head.bbox_ctrness.weight" in state:
+        network = "fcos-resnet50"
+    elif "backbone.body.conv1.weight" in state:
+        network = "fasterrcnn-resnet50-v2"
+    else:
+        # Two networks of the same weights, which look at pictures of two sizes: the published name alone tells.
+        network = "fasterrcnn-mobilenet-320" if "320" in path.name else "fasterrcnn-mobilenet"
+    arrays = _matched(state, network, {}, path)
+    # The side is not theirs, which take any; it is what they are tried with.
+    return Checkpoint("person", network, arrays, "torchvision", "nothing but the file's form", size=(320, 320))
+
+
 FORMS: tuple[tuple[re.Pattern[str], Callable[[State, Path], Checkpoint]], ...] = (
     (re.compile(r"Spatial_pos_embed"), _poseformer),
     (re.compile(r"(backbone\.expand_conv\.conv|expand_conv)\.weight"), _videopose),
+    (
+        re.compile(
+            r"roi_heads\.box_predictor\.cls_score\.weight|head\.regression_head\.bbox_ctrness\.weight"
+            r"|head\.classification_head\.module_list\.0\.0\.0\.weight"
+        ),
+        _torchvision,
+    ),
     (re.compile(r"(backbone\.)?stage4\.0\.branches\.0\.0\.conv1\.weight"), _hrnet),
 )
 

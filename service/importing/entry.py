@@ -55,6 +55,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "alphapose": _OFFICIAL
     | {"transform": "alphapose", "mean": [103.53, 116.535, 122.4], "deviation": [255.0, 255.0, 255.0]},
     "mmpose-udp": _OFFICIAL | {"transform": "udp", "decode": "udp", "blur": 11, "flip_shift": 0},
+    # Torchvision's finders resize and normalise for themselves, and have suppressed already.
+    "torchvision": {
+        "colour": "rgb",
+        "mean": [0.0, 0.0, 0.0],
+        "deviation": [255.0, 255.0, 255.0],
+        "suppress_iou": 1.0,
+    },
     # PoseFormer's and VideoPose3D's: `engines.framing.PublishedLiftFraming`; a window's centre frame alone is answered.
     "published-lifter": {"form": "published", "head": "centre"},
 }
@@ -66,6 +73,11 @@ SUMMARIES = {
     "hrnet-w48": "HRNet-W48, as published: the largest detector",
     "lifter": "PoseFormer, as published: a lifter by attention, one frame a window",
     "videopose3d": "VideoPose3D, as published: a lifter by convolutions, one frame a window",
+    "ssdlite320-mobilenet": "SSDLite320 with MobileNetV3, as torchvision publishes it: a finder for CPUs",
+    "fasterrcnn-mobilenet-320": "Faster R-CNN with MobileNetV3 at 320 pixels, as torchvision publishes it: a finder",
+    "fasterrcnn-mobilenet": "Faster R-CNN with MobileNetV3, as torchvision publishes it: a finder",
+    "fasterrcnn-resnet50-v2": "Faster R-CNN v2 with ResNet-50, as torchvision publishes it: a large finder, for GPUs",
+    "fcos-resnet50": "FCOS with ResNet-50, as torchvision publishes it: a large finder",
 }
 JOINTS = {"person": "", "pose": "coco17", "lift": "h36m17"}
 # The finder's 4 MB stay in 32 bits: its distances are hundreds of pixels. Large networks stay as they were published.

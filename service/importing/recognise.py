@@ -74,7 +74,7 @@ KINDS = (
     _Kind(
         (".pth", ".pt", ".bin", ".tar", ".pkl"),
         "",
-        "HRNet, PoseFormer or VideoPose3D as torch saved it (.pth, .pt, .bin, .tar, .pkl)",
+        "HRNet, PoseFormer, VideoPose3D or a torchvision detector as torch saved it (.pth, .pt, .bin, .tar, .pkl)",
         read_checkpoint,
     ),
 )

@@ -1,7 +1,7 @@
 """A clip's file to a stream of upright RGB frames with their own times. It knows no network, no HTTP, no people.
 
 Constant memory: one frame is held, and what the decoder needs. Times are seconds from the first frame; sizes are pixels
-of the upright frame. Pixels are taken as square, and high dynamic range is not mapped to the ordinary one.
+of the upright frame. Pixels are taken as square; high dynamic range comes out as the ordinary one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, NoReturn, Self
 
 import av
+import cv2
 import numpy as np
 from av.error import FFmpegError
 from av.stream import Disposition
@@ -23,6 +24,8 @@ from av.video.reformatter import VideoReformatter
 
 from service.errors import TooLarge, UnknownKind, Unreadable
 from service.media.pictures import Pixels, upright
+
+from .tones import tone_table
 
 # Named to FFmpeg, which would guess otherwise: a text that it takes for a playlist makes it open what the text names.
 _DEMUXERS = {"mp4": "mov", "matroska": "matroska", "avi": "avi", "gif": "gif"}
@@ -104,6 +107,7 @@ class Clip:
             self._stored = (self._first.width, self._first.height)
             self._check_pixels(*self._stored)
             self._orientation = _orientation(self._first)
+            self._tones = tone_table(int(self._first.color_trc))
             self.width, self.height = self._stored if self._orientation < 5 else self._stored[::-1]
         except BaseException:
             self._container.close()
@@ -186,7 +190,8 @@ class Clip:
 
     def _pixels(self, frame: av.VideoFrame) -> Pixels:
         rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return upright(np.ascontiguousarray(rgb, np.uint8), self._orientation)
+        shown = upright(np.ascontiguousarray(rgb, np.uint8), self._orientation)
+        return shown if self._tones is None else np.asarray(cv2.LUT(shown, self._tones), np.uint8)
 
     def _broken(self, index: int, why: str) -> NoReturn:
         raise Unreadable(f"`clip` is broken after frame {index - 1}: {why}", field="clip", limit="a whole clip")

@@ -50,13 +50,33 @@ def _videopose3d(**options: object) -> nn.Module:
     return create_temporal_convolutions(**options)
 
 
+def _torchvision(name: str) -> Callable[..., nn.Module]:
+    def build(**options: object) -> nn.Module:
+        from .torchvision_finders import create_torchvision_finder
+
+        return create_torchvision_finder(name, **options)
+
+    return build
+
+
+# Foreign person finders; `torchvision_finders` says which is which.
+TORCHVISION = (
+    "ssdlite320-mobilenet",
+    "fasterrcnn-mobilenet-320",
+    "fasterrcnn-mobilenet",
+    "fasterrcnn-resnet50-v2",
+    "fcos-resnet50",
+)
+
 BUILDERS: Mapping[str, Callable[..., nn.Module]] = {
+    "hrnet-w16": _hrnet(16),  # for ablations
     "hrnet-w32": _hrnet(32),
     "hrnet-w48": _hrnet(48),
     "lite-hrnet": _lite_hrnet,
     "rtmdet-nano": _rtmdet_nano,
     "lifter": _lifter,
     "videopose3d": _videopose3d,
+    **{name: _torchvision(name) for name in TORCHVISION},
 }
 
 

@@ -1,4 +1,6 @@
-"""HRNet-W32 and -W48 (Sun et al., CVPR 2019), with the paper's channel attention where it is placed: the 2D detector.
+"""HRNet (Sun et al., CVPR 2019), with the paper's channel attention where it is placed: the 2D detector.
+
+Published are W32 and W48; a W16 with fewer blocks is there for ablations.
 
 Crops (batch, 3, height, width) to heatmaps (batch, joints, height / 4, width / 4). The names of the weights are those
 of the official code, so that its checkpoints load; attention adds names of its own (`.cam.`) and changes none.
@@ -8,18 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import ChannelAttention, Gate, Placement, place_attention
+from .attention import ChannelAttention, Gate, Placement, Variant, place_attention
 from .sides import check_sides
 
 MODULES = {2: 1, 3: 4, 4: 3}
 BRANCHES = {2: 2, 3: 3, 4: 4}
-BLOCKS = 4  # basic blocks a branch of a module
+BLOCKS = 4  # basic blocks a branch of a module, and bottlenecks of the first layer
 STEM = 64
 LAYER1 = 256  # channels that the first layer of bottlenecks gives
+
+Gated = Literal["input", "output"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,15 @@ class HRNetOptions:
     joints: int = 17
     attention: str | Iterable[Iterable[int]] = "none"  # a preset or a list of (stage, module, branch, block)
     gate: Gate = "open"
+    variant: Variant = "recommended"
+    gated: Gated = "input"  # what the gate is made of and multiplies: a block's input (eq. 3) or output (the text)
+    blocks: int = BLOCKS  # a branch of a module; fewer make the small network for ablations
+
+    def __post_init__(self) -> None:
+        if self.gated not in get_args(Gated):
+            raise ValueError(f"`gated` must be one of {', '.join(get_args(Gated))}, got {self.gated!r}")
+        if self.blocks < 1:
+            raise ValueError(f"`blocks` must be 1 or more, got {self.blocks}")
 
 
 def conv3x3(channels: int, out: int, stride: int = 1) -> nn.Conv2d:
@@ -58,18 +72,30 @@ class Bottleneck(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions F and the input: Z = ReLU(F(X) + X), or with attention ReLU(F(X) + X + X a(X)), eq. 3."""
+    """Two 3x3 convolutions F and the input: Z = ReLU(F(X) + X).
 
-    def __init__(self, channels: int, attention: ChannelAttention | None) -> None:
+    With attention on its input ReLU(F(X) + X + X a(X)), eq. 3; on its output U = ReLU(F(X) + X), Z = U + U a(U), the
+    text's "after one residual block". The paper's literal form has one ReLU more, behind F (below eq. 3).
+    """
+
+    def __init__(self, channels: int, attention: ChannelAttention | None, gated: Gated = "input") -> None:
         super().__init__()
         self.conv1, self.bn1 = conv3x3(channels, channels), nn.BatchNorm2d(channels)
         self.conv2, self.bn2 = conv3x3(channels, channels), nn.BatchNorm2d(channels)
-        self.cam = attention
+        self.cam, self.gated = attention, gated
+        self.literal = attention is not None and attention.variant == "paper_literal" and attention.kind != "zero"
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return F.relu(y + (x if self.cam is None else self.cam(x)))
+        if self.literal:
+            y = F.relu(y)
+        if self.cam is None:
+            return F.relu(y + x)
+        if self.gated == "output":
+            out: Tensor = self.cam(F.relu(y + x))
+            return out
+        return F.relu(y + self.cam(x))
 
 
 def _step(channels: int, out: int, stride: int, relu: bool = True) -> nn.Sequential:
@@ -116,7 +142,7 @@ class HRNet(nn.Module):
 
     def __init__(self, options: HRNetOptions) -> None:
         super().__init__()
-        placement = place_attention(options.attention, options.gate, MODULES, BRANCHES, BLOCKS)
+        placement = place_attention(options.attention, options.gate, MODULES, BRANCHES, options.blocks, options.variant)
         widths = [options.width * 2**branch for branch in range(4)]
 
         self.conv1, self.bn1 = conv3x3(3, STEM, 2), nn.BatchNorm2d(STEM)
@@ -126,11 +152,11 @@ class HRNet(nn.Module):
         )
         # A new branch has one index more in the official names.
         self.transition1 = nn.ModuleList([_step(LAYER1, widths[0], 1), nn.Sequential(_step(LAYER1, widths[1], 2))])
-        self.stage2 = _stage(2, widths, placement)
+        self.stage2 = _stage(2, widths, placement, options)
         self.transition2 = _new_branch(widths, 2)
-        self.stage3 = _stage(3, widths, placement)
+        self.stage3 = _stage(3, widths, placement, options)
         self.transition3 = _new_branch(widths, 3)
-        self.stage4 = _stage(4, widths, placement)
+        self.stage4 = _stage(4, widths, placement, options)
         self.final_layer = nn.Conv2d(widths[0], options.joints, 1)
         self._initialise()
 
@@ -163,15 +189,16 @@ def _new_branch(widths: list[int], branch: int) -> nn.ModuleList:
     return nn.ModuleList([*(nn.Identity() for _ in range(branch)), new])
 
 
-def _stage(stage: int, widths: list[int], placement: Placement) -> nn.Sequential:
+def _stage(stage: int, widths: list[int], placement: Placement, options: HRNetOptions) -> nn.Sequential:
     widths = widths[: BRANCHES[stage]]
 
     def block(module: int, branch: int, index: int) -> BasicBlock:
-        return BasicBlock(widths[branch], placement.at((stage, module, branch, index), widths[branch]))
+        attention = placement.at((stage, module, branch, index), widths[branch])
+        return BasicBlock(widths[branch], attention, options.gated)
 
     modules = []
     for module in range(MODULES[stage]):
-        branches = [[block(module, branch, k) for k in range(BLOCKS)] for branch in range(len(widths))]
+        branches = [[block(module, branch, k) for k in range(options.blocks)] for branch in range(len(widths))]
         # The heatmaps are read from branch 0 alone, so the last module fuses no other.
         last = stage == max(MODULES) and module == MODULES[stage] - 1
         modules.append(HighResolutionModule(branches, widths, targets=1 if last else len(widths)))

@@ -103,7 +103,12 @@ class AcrossNeighbours(nn.Module):
 
     Eqs. 8 and 11. Depth-wise with LayerNorm (`depthwise`) or GroupNorm, a group a channel (`paper`); full convolutions
     with GroupNorm are CrossFormer's cross-joint module (Hassanin et al.).
+
+    written_out: computes the depth-wise form as sums of shifted products, which a compiler fuses; cuDNN's gradients of
+    depth-wise weights are slow.
     """
+
+    written_out = False
 
     def __init__(self, channels: int, kernel: int, form: Form) -> None:
         super().__init__()
@@ -118,9 +123,20 @@ class AcrossNeighbours(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, length, channels) to the same."""
+        if self.written_out and isinstance(self.norm, ChannelsMiddle):
+            return x + _across(self.norm.norm(F.gelu(_across(x, self.conv_a))), self.conv_b)
         y = self.conv_b(self.norm(F.gelu(self.conv_a(x.transpose(1, 2)))))
         out: Tensor = x + y.transpose(1, 2)
         return out
+
+
+def _across(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    """A depth-wise convolution over the middle axis as a sum of shifted products: (batch, length, channels) to it."""
+    reach, length = conv.kernel_size[0] // 2, x.shape[1]
+    padded = F.pad(x, (0, 0, reach, reach))
+    assert conv.bias is not None
+    steps = (padded[:, k : k + length] * conv.weight[:, 0, k] for k in range(2 * reach + 1))
+    return sum(steps, start=conv.bias)
 
 
 class CrossFrame(nn.Module):

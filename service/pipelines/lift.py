@@ -5,8 +5,9 @@ Pixels of the picture that the keypoints were found in; metres in the camera's a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,15 @@ from service.people import Scale
 
 from .call import Call, CameraOptions, check_models, choose_camera, run_rows
 from .smoothing import smooth
-from .windows import plan_centres, plan_windows, resample, uniform_times
+from .windows import Plan, plan_centres, plan_windows, resample, uniform_times
 
 Array = NDArray[np.float32]
+T = TypeVar("T")
+Pool = Callable[..., Awaitable[Any]]  # runs a call with its arguments off the loop
 
 SLOWEST, FASTEST = 10.0, 60.0  # frames a second that the lifters have learned
-STRIDE = 9  # of the windows of a long sequence
+STRIDE = 15  # of the windows of a long sequence: within 0.1 mm of a window a frame (docs/clips.md)
+ON_LOOP_FRAMES = 300  # whose arithmetic is done at once: about a millisecond
 CHUNK = 64  # windows queued at once: a long sequence must not fill the queue
 MADE_JOINTS = [7, 9, 10]  # spine, head and head top made from COCO's joints: not where the true ones are
 TRAINED_STATURE = 1.70
@@ -61,13 +65,22 @@ class Lifted:
 class LiftPipeline:
     """Lifts through one engine's queue."""
 
-    def __init__(self, batcher: Batcher, frames: int, centre: bool = False) -> None:
-        """frames: of a window; centre: the network answers only its middle one (published lifters)."""
+    def __init__(self, batcher: Batcher, frames: int, centre: bool = False, pool: Pool | None = None) -> None:
+        """frames: of a window; centre: the network answers only its middle one (published lifters).
+
+        pool: where arithmetic over long sequences runs; without one, on the loop.
+        """
         self.batcher, self.frames, self.centre = batcher, frames, centre
+        self._pool = pool
 
     @property
     def models(self) -> dict[str, str]:
         return {"lift": self.batcher.engine.label}
+
+    @property
+    def context(self) -> int:
+        """Frames before and behind the STRIDE frames in its middle that a window sees; enough for smoothing, too."""
+        return self.frames // 2 if self.centre else max((self.frames - STRIDE) // 2, 4)
 
     async def lift(self, points: Array, options: LiftOptions, call: Call) -> Lifted:
         """One person's sequence.
@@ -87,22 +100,38 @@ class LiftPipeline:
         camera = choose_camera(width, height, options.camera)
         camera = unmirrored_camera(camera, width) if options.mirrored else camera
         times = [sequence_times(len(points), options) for points in people]
-        sequences = []
-        for points, at in zip(people, times, strict=True):
-            joints = to_h36m17(smooth(points, at) if options.smooth else points, options.skeleton)
-            sequences.append(unmirrored(joints, width) if options.mirrored else joints)
+
+        def before() -> list[Array]:
+            sequences = []
+            for points, at in zip(people, times, strict=True):
+                joints = to_h36m17(smooth(points, at) if options.smooth else points, options.skeleton)
+                sequences.append(unmirrored(joints, width) if options.mirrored else joints)
+            return sequences
+
+        def after(sequences: list[Array], poses: list[Array]) -> list[Lifted]:
+            lifted = []
+            for sequence, at, joints in zip(sequences, times, poses, strict=True):
+                sized = to_stature(joints, scale.stature)
+                position = position_of(sized, sequence, given, camera)
+                if options.centre:
+                    middle = slice(len(sized) // 2, len(sized) // 2 + 1)
+                    sized, position, at = sized[middle], position[middle], at[middle]
+                lifted.append(Lifted(sized, position, scale, at, self.models))
+            return lifted
+
         given = options.skeleton == "h36m17"
-        lifted = []
         scale = Scale(options.stature, "given") if options.stature is not None else Scale()
+        frames = sum(map(len, people))
+        sequences = await self._reckon(frames, before)
         poses = await self.poses(sequences, times, options.image_size, given, call)
-        for sequence, at, joints in zip(sequences, times, poses, strict=True):
-            sized = to_stature(joints, scale.stature)
-            position = position_of(sized, sequence, given, camera)
-            if options.centre:
-                middle = slice(len(sized) // 2, len(sized) // 2 + 1)
-                sized, position, at = sized[middle], position[middle], at[middle]
-            lifted.append(Lifted(sized, position, scale, at, self.models))
-        return lifted
+        return await self._reckon(frames, after, sequences, poses)
+
+    async def _reckon(self, frames: int, work: Callable[..., T], *arguments: Any) -> T:
+        """Arithmetic over so many frames: of many, in the pool."""
+        if self._pool is None or frames <= ON_LOOP_FRAMES:
+            return work(*arguments)
+        done: T = await self._pool(work, *arguments)
+        return done
 
     async def poses(
         self,
@@ -113,17 +142,28 @@ class LiftPipeline:
         call: Call,
     ) -> list[Array]:
         """Root-relative poses, one array (frames, 17, 3) a sequence of h36m17 points, for a person of 1.70 m."""
+        frames = sum(map(len, sequences))
         grids = [uniform_times(at, SLOWEST, FASTEST) for at in times]
-        even = [
-            sequence if grid is None else resample(sequence, at, grid)
-            for sequence, at, grid in zip(sequences, times, grids, strict=True)
-        ]
-        plans = [
-            plan_centres(len(sequence), self.frames)
-            if self.centre
-            else plan_windows(len(sequence), self.frames, STRIDE)
-            for sequence in even
-        ]
+
+        def before() -> tuple[list[Array], list[Plan]]:
+            even = [
+                sequence if grid is None else resample(sequence, at, grid)
+                for sequence, at, grid in zip(sequences, times, grids, strict=True)
+            ]
+            if self.centre:
+                return even, [plan_centres(len(sequence), self.frames) for sequence in even]
+            return even, [plan_windows(len(sequence), self.frames, STRIDE) for sequence in even]
+
+        def after(answers: list[Array]) -> list[Array]:
+            poses, first = [], 0
+            for plan, grid, at in zip(plans, grids, times, strict=True):
+                answered = np.stack(answers[first : first + len(plan.indices)])
+                first += len(plan.indices)
+                pose = answered[plan.owner, plan.place]
+                poses.append(pose if grid is None else resample(pose, grid, at))
+            return poses
+
+        even, plans = await self._reckon(frames, before)
         windows = [(sequence, indices) for sequence, plan in zip(even, plans, strict=True) for indices in plan.indices]
         answers: list[Array] = []
         for first in range(0, len(windows), CHUNK):
@@ -134,13 +174,7 @@ class LiftPipeline:
                 for sequence, indices in chunk
             ]
             answers += await run_rows(self.batcher, rows, call)
-        poses, first = [], 0
-        for plan, grid, at in zip(plans, grids, times, strict=True):
-            answered = np.stack(answers[first : first + len(plan.indices)])
-            first += len(plan.indices)
-            pose = answered[plan.owner, plan.place]
-            poses.append(pose if grid is None else resample(pose, grid, at))
-        return poses
+        return await self._reckon(frames, after, answers)
 
 
 def sequence_times(count: int, options: LiftOptions) -> NDArray[np.float64]:
@@ -153,8 +187,13 @@ def stature_factor(joints: Array, wanted: float) -> float:
 
     The network answers for 1.70 m, but where it is unsure its poses come out small; bone lengths tell by how much.
     """
+    return height_factor(stature(joints), wanted)
+
+
+def height_factor(answered: float, wanted: float) -> float:
+    """What to multiply by where the network's people stand `answered` metres tall, so that they stand `wanted`."""
     # A pose collapsed by a lost input must not be blown up: no real answer is off by more than a half.
-    return wanted / min(max(stature(joints), TRAINED_STATURE / 2), TRAINED_STATURE * 2)
+    return wanted / min(max(answered, TRAINED_STATURE / 2), TRAINED_STATURE * 2)
 
 
 def to_stature(joints: Array, wanted: float) -> Array:

@@ -21,6 +21,7 @@ from .lift import SLOWEST, LiftPipeline, position_of, to_stature
 from .smoothing import OneEuro
 
 Array = NDArray[np.float32]
+Arrived = tuple[int, float | None, Sequence[Array]]  # seq, seconds or None, points (joints, 3) of each person
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,41 @@ class LiveKeypoints:
         Raises:
             OutOfRange: points of another shape than the stream's skeleton.
         """
-        at = seq / self.options.fps if time is None else time
-        joints = [to_h36m17(points, self.options.skeleton) for points in people]
-        if self._waiting and at <= self._waiting[-1][1]:
-            self._waiting.clear()  # a clock that went back begins anew
+        return await self.add_all([(seq, time, people)], call)
+
+    async def add_all(self, frames: Sequence[Arrived], call: Call) -> list[LivePose]:
+        """Takes several frames that have come since the last answer, oldest first, and answers what `add` would: by
+        one pass of the lifter, from whose window each frame reads its own place.
+
+        Raises:
+            OutOfRange: points of another shape than the stream's skeleton; none of the frames is taken then.
+        """
+        skeleton = self.options.skeleton
+        ready = [(seq, time, [to_h36m17(points, skeleton) for points in people]) for seq, time, people in frames]
+        answers: list[LivePose] = []
+        for seq, time, joints in ready:
+            at = seq / self.options.fps if time is None else time
+            went_back = bool(self._waiting) and at <= self._waiting[-1][1]
+            if self.options.latency == "low" and self._waiting:
+                # A window ends where its clock does, or its people, and must still hold the first of the new frames.
+                full = len(self._waiting) > self.lift.frames // 2
+                if went_back or full or len(joints) != len(self._people):
+                    answers += await self._answer(len(self._waiting), call)
+            elif went_back:
+                self._waiting.clear()  # a clock that went back begins anew
+            self._take(seq, at, joints)
+        due = len(self._waiting)
+        if self.options.latency == "full" and self._waiting:
+            # Half a window of frames behind it, or where frames are rare, of time.
+            now = self._waiting[-1][1]
+            late = sum(now - sent >= self._span_s / 2 for _, sent in self._waiting)
+            due = max(len(self._waiting) - self.lift.frames // 2, late)
+        return answers + await self._answer(due, call)
+
+    def _take(self, seq: int, at: float, people: Sequence[Array]) -> None:
+        """Remembers one frame's h36m17 points."""
         del self._people[len(people) :]
-        for n, points in enumerate(joints):
+        for n, points in enumerate(people):
             if n == len(self._people):
                 frames = self.lift.frames
                 self._people.append(_Following(deque(maxlen=frames), deque(maxlen=frames), OneEuro()))
@@ -96,12 +126,6 @@ class LiveKeypoints:
             following.points.append(following.filter(points, at) if self.options.smooth else points)
             following.times.append((seq, at))
         self._waiting.append((seq, at))
-        due = 1
-        if self.options.latency == "full":
-            # Half a window of frames behind it, or where frames are rare, of time.
-            late = sum(at - sent >= self._span_s / 2 for _, sent in self._waiting)
-            due = max(len(self._waiting) - self.lift.frames // 2, late)
-        return await self._answer(due, call)
 
     async def rest(self, call: Call) -> list[LivePose]:
         """The answers to all frames that had none yet: the stream has ended."""

@@ -22,20 +22,28 @@ from service.people import Box, Joints3D, Keypoints, Person, Scale
 
 from .call import Call, CameraOptions, check_models, choose_camera, run_rows
 from .lift import LiftPipeline, position_of, to_stature, unmirrored, unmirrored_camera
+from .presence import Presence
+from .second_look import surest, turned_row, turns
 
 Array = NDArray[np.float32]
 
+SPARE_PEOPLE = 10  # candidates beyond those asked for: some of them turn out to be nobody
 SEEN_SCORE = 0.3  # a joint under it is taken as hidden: the detector guesses
 
 
 @dataclass(frozen=True)
 class PhotoOptions:
-    """What a photo's request may say. boxes: (n, 4) pixels: one person each, in that order, the finder is skipped."""
+    """What a photo's request may say.
+
+    boxes: (n, 4) pixels: one person each, in that order, the finder is skipped.
+    second_look: show people who lie or stand on their head to the detector once more, upright.
+    """
 
     boxes: Array | None = None
     max_people: int = 20
     min_person_score: float = 0.4
     flip_test: bool = False
+    second_look: bool = True
     lift: bool = True
     states: bool = False
     mirrored: bool = False
@@ -57,10 +65,13 @@ class PhotoAnswer:
 
 
 class PhotoPipeline:
-    """Photos through three queues."""
+    """Photos through three queues.
 
-    def __init__(self, person: Batcher, pose: Batcher, lift: LiftPipeline) -> None:
-        self.person, self.pose, self.lift = person, pose, lift
+    presence: what makes a chance of the finder's score and the pose; without it the score is the finder's own.
+    """
+
+    def __init__(self, person: Batcher, pose: Batcher, lift: LiftPipeline, presence: Presence | None = None) -> None:
+        self.person, self.pose, self.lift, self.presence = person, pose, lift, presence
 
     @property
     def models(self) -> dict[str, str]:
@@ -96,19 +107,43 @@ class PhotoPipeline:
         height, width = pixels.shape[:2]
         if options.boxes is not None:
             boxes = _inside(options.boxes, width, height)
-            points = await self._detect(pixels, boxes, options.flip_test, call)
+            rows = [CropRow(pixels, box, options.flip_test) for box in boxes]
+            points = _stacked(await self.poses(rows, call, options.second_look))
             return boxes, np.ones(len(boxes), np.float32), points
+        least, most = options.min_person_score, options.max_people
         found: Found = (await run_rows(self.person, [PictureRow(pixels)], call))[0]
-        kept = (found.scores >= options.min_person_score) & (found.boxes[:, 2:] > 0).all(1)
-        boxes, scores = found.boxes[kept][: options.max_people], found.scores[kept][: options.max_people]
-        points = await self._detect(pixels, boxes, options.flip_test, call)
-        people = same_people(points, boxes, scores)
-        return boxes[people], scores[people], points[people]
+        if self.presence is not None:  # the pose may raise who is not sure enough yet
+            least, most = self.presence.least_score(least), most + SPARE_PEOPLE
+        kept = np.nonzero((found.scores >= least) & (found.boxes[:, 2:] > 0).all(1))[0][:most]
+        boxes, scores = found.boxes[kept], found.scores[kept]
+        rows = [CropRow(pixels, box, options.flip_test) for box in boxes]
+        points = _stacked(await self.poses(rows, call, second_look=False))
+        chances = self._chances(boxes, scores, points)
+        if options.second_look:
+            likely = np.nonzero(np.maximum(scores, chances) >= options.min_person_score)[0]
+            points[likely] = await self._look_again([rows[n] for n in likely], points[likely], call)
+            chances = self._chances(boxes, scores, points)
+        people = same_people(points, boxes, chances)
+        people = people[chances[people] >= options.min_person_score][: options.max_people]
+        return boxes[people], chances[people], points[people]
 
-    async def _detect(self, pixels: NDArray[np.uint8], boxes: Array, flip_test: bool, call: Call) -> Array:
-        rows = [CropRow(pixels, box, flip_test) for box in boxes]
-        answers = await run_rows(self.pose, rows, call)
-        return np.stack(answers) if answers else np.zeros((0, 17, 3), np.float32)
+    async def poses(self, rows: Sequence[CropRow], call: Call, second_look: bool = True) -> list[Array]:
+        """COCO-17 keypoints (17, 3) of each row's person; those who do not stand upright may be looked at again."""
+        first = await run_rows(self.pose, rows, call)
+        return list(await self._look_again(rows, _stacked(first), call)) if second_look else first
+
+    async def _look_again(self, rows: Sequence[CropRow], points: Array, call: Call) -> Array:
+        """The points (n, 17, 3), better ones where a turned crop gives them."""
+        angles = turns(points)
+        again = [turned_row(row, angle) for row, each in zip(rows, angles, strict=True) for angle in each]
+        if not again:
+            return points
+        looks = iter(await run_rows(self.pose, again, call))
+        return _stacked([surest(pose, [next(looks) for _ in each]) for pose, each in zip(points, angles, strict=True)])
+
+    def _chances(self, boxes: Array, scores: Array, points: Array) -> Array:
+        """(n,) chances that a person is there."""
+        return scores if self.presence is None else self.presence.chances(boxes, scores, points)
 
     async def _lift(
         self, points: Array, size: tuple[int, int], options: PhotoOptions, camera: Camera, call: Call
@@ -126,6 +161,11 @@ class PhotoPipeline:
             position = position_of(sized, seen, False, camera)[0]
             lifted.append(Joints3D(sized[0], position if np.isfinite(position).all() else None, scale))
         return lifted
+
+
+def _stacked(poses: Sequence[Array]) -> Array:
+    """(n, 17, 3), also of none."""
+    return np.stack(poses) if len(poses) else np.zeros((0, 17, 3), np.float32)
 
 
 def _inside(boxes: Array, width: int, height: int) -> Array:

@@ -1,4 +1,4 @@
-"""Less jitter: a symmetric filter where the future is known, a causal one where it is not. Pure.
+"""Less jitter: leaps of one frame, a symmetric filter where the future is known, a causal one where it is not. Pure.
 
 Constants are in seconds, so that they mean the same at any frame rate; weights are the joints' scores.
 """
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 BLOCK, MARGIN = 512, 64  # frames; at the highest rate the margin is still six widths of the window
+LEAST_SPIKE = 0.12  # of the person's size: how far a joint must jump, and back, within two frames
+SLOWEST_SPIKE_S = 0.1  # between two frames: where they are rarer, people do move there and back
 SIGMA_S = 0.04  # about one frame of a phone's clip: takes flicker off, leaves fast arms where they are
 
 
@@ -28,6 +30,26 @@ def smooth(points: Array, times: NDArray[np.float64], sigma_s: float = SIGMA_S) 
         around = slice(start, first + BLOCK + MARGIN)
         blocks.append(_smooth_block(points[around], times[around], sigma_s)[first - start : first - start + BLOCK])
     return np.concatenate(blocks) if blocks else points.astype(np.float32)
+
+
+def without_spikes(points: Array, times: NDArray[np.float64], size: float) -> Array:
+    """Points (frames, joints, 3) in which a joint that jumps away for one frame and back is put between its neighbours.
+
+    Its score is then the lesser of the neighbours'. size: the person's in pixels, the square root of the box's area.
+    """
+    out = points.astype(np.float32)
+    if len(points) < 3:
+        return out
+    before, here, after = points[:-2, :, :2], points[1:-1, :, :2], points[2:, :, :2]
+    away = np.minimum(np.linalg.norm(here - before, axis=-1), np.linalg.norm(here - after, axis=-1))
+    moved = np.linalg.norm(after - before, axis=-1)
+    spike = (away > LEAST_SPIKE * size) & (moved < away / 3) & (times[2:] - times[:-2] < 2 * SLOWEST_SPIKE_S)[:, None]
+    # Of two neighbours only the farther one can have jumped.
+    spike[1:] &= ~(spike[:-1] & (away[:-1] >= away[1:]))
+    spike[:-1] &= ~(spike[1:] & (away[1:] > away[:-1]))
+    out[1:-1, :, :2] = np.where(spike[..., None], (before + after) / 2, here)
+    out[1:-1, :, 2] = np.where(spike, np.minimum(points[:-2, :, 2], points[2:, :, 2]), points[1:-1, :, 2])
+    return out
 
 
 def _smooth_block(points: Array, times: NDArray[np.float64], sigma_s: float) -> Array:

@@ -1,29 +1,48 @@
-"""Which person of this frame is which of the last: greedy matching by pose and box; no id is used twice. Pure.
+"""Which person of this frame is which of the last, and which tracks of a whole clip are one person. Pure; pixels.
 
-Policy: a track is tentative for its first two frames, then confirmed; it survives KEPT_S seconds unseen, and whoever
-appears near its last pose within that time is the same person.
+Policy: people are matched to where their speed has carried them, by pose and box. A track is tentative for its first
+two frames, then confirmed; it survives KEPT_S unseen. What one look of the finder shows, and the next two do not,
+was nobody. No id is used twice. After longer absences `merges` joins fragments on evidence of motion and size.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.geometry.boxes import SEGMENT_SHARE, iou, oks
+from service.geometry.boxes import SEGMENT_SHARE, iou, oks, same_people
 
 Array = NDArray[np.float32]
 
-KEPT_S = 1.0
+KEPT_S = 1.8  # less than the look-ahead of a clip's lines, in which a gap must end to be bridged
 LEAST_LIKENESS = 0.1
 POSE_SHARE = 0.7  # when two people cross, boxes fall on each other and only the poses tell who is who
 CONFIRMED_AFTER = 3
+SPEED_S = 0.15  # over which a track's speed is averaged
+COASTS_S = 0.5  # so long the last speed is believed
+LOOSER_S = 0.15  # unseen for so long, a person may have changed as much as between two frames once more
+DOUBT_S = 0.6  # within this time, two looks that do not find a newcomer again count against it
+LOST_SCORE = 0.2  # mean score of a pose under which a carried person is gone; joints under it do not carry
+LEAP = 0.2  # of the person's size: a box is not carried farther than this by speed alone
+CARRIED_S = 1.0  # so long poses carry a person whom the finder does not find
+
+LONGEST_ABSENCE_S = 10.0  # fragments farther apart are never joined: too much can have happened
+NEAR = 0.5  # of the person's height: how far from where it was going a fragment may begin ...
+NEARER_S = 0.1  # ... and how much more for each second of absence
+MOST_GROWTH = 1.25  # in size between two fragments
+AT_BORDER = 0.02  # of the picture: a box so near its border may have left
 
 
 @dataclass
 class Tracked:
-    """A person being followed: the last box, score and pose, and how often it was seen."""
+    """A person being followed.
+
+    box, score, points: the last ones; seen_s: when, frames: how often. found_s, found: when and how often the finder
+    found the person itself; missed: how many looks since then have not. velocity: (2,) pixels a second.
+    """
 
     id: int
     box: Array
@@ -31,48 +50,232 @@ class Tracked:
     points: Array
     seen_s: float
     frames: int = 1
+    found_s: float = 0.0
+    found: int = 1
+    missed: int = 0
+    velocity: Array = field(default_factory=lambda: np.zeros(2, np.float32))
 
     @property
     def state(self) -> str:
         return "confirmed" if self.frames >= CONFIRMED_AFTER else "tentative"
 
+    @property
+    def size(self) -> float:
+        """Square root of the box's area, pixels."""
+        return float(np.sqrt(max(self.box[2] * self.box[3], 1.0)))
+
+    def shift(self, time_s: float) -> Array:
+        """(2,) pixels that the person has probably moved since it was seen."""
+        return self.velocity * np.float32(min(time_s - self.seen_s, COASTS_S))
+
+    def predicted(self, time_s: float) -> Array:
+        """(17, 3): the last pose, moved on."""
+        moved = self.points.copy()
+        moved[:, :2] += self.shift(time_s)
+        return moved
+
+    def see(self, time_s: float, box: Array, score: float, points: Array, looked: bool) -> None:
+        step = time_s - self.seen_s
+        if step > 0:
+            common = np.minimum(points[:, 2], self.points[:, 2])
+            moved = np.nan_to_num(points[:, :2] - self.points[:, :2])
+            speed = (moved * common[:, None]).sum(axis=0) / max(float(common.sum()), 1e-6) / step
+            self.velocity = self.velocity + np.float32(min(1.0, step / SPEED_S)) * (speed - self.velocity)
+        self.box, self.score, self.points = box, score, points
+        self.seen_s, self.frames = time_s, self.frames + 1
+        if looked:
+            self.found_s, self.found = time_s, self.found + 1
+
 
 class Tracker:
-    """Follows people from frame to frame."""
+    """Follows people from frame to frame. `doubted`: ids of tracks that the last frame showed to be nobody."""
 
     def __init__(self) -> None:
         self.tracks: list[Tracked] = []
+        self.doubted: set[int] = set()
         self._next_id = 0
 
-    def update(self, time_s: float, boxes: Array, scores: Array, points: Array) -> list[Tracked]:
-        """Matches this frame's people to the tracks; one entry a person, in order. New people get new ids."""
+    def update(
+        self,
+        time_s: float,
+        boxes: Array,
+        scores: Array,
+        points: Array,
+        found: NDArray[np.bool_] | None = None,
+        looked: bool = True,
+    ) -> list[Tracked]:
+        """Matches this frame's people to the tracks; a copy of its track a person, in order. New people get new ids.
+
+        found: (n,) which of them the finder found, None: all; whom it did not is left out if no track fits.
+        looked: whether the finder looked at this frame.
+        """
         self.tracks = [track for track in self.tracks if time_s - track.seen_s <= KEPT_S]
-        known = list(self.tracks)
-        likeness = self._likeness(known, boxes, points)
-        found: list[Tracked | None] = [None] * len(boxes)
+        by_finder = np.ones(len(boxes), bool) if found is None else found
+        matched = self._matched(time_s, boxes, points)
+        for new, track in enumerate(matched):
+            if track is not None:
+                track.see(time_s, boxes[new], float(scores[new]), points[new], bool(by_finder[new]))
+        people = []
+        for new, track in enumerate(matched):
+            if track is None and not by_finder[new]:
+                continue
+            if track is None:
+                track = Tracked(self._next_id, boxes[new], float(scores[new]), points[new], time_s, found_s=time_s)
+                self._next_id += 1
+                self.tracks.append(track)
+            people.append(track)
+        self.doubted = self._nobody(time_s) if looked else set()
+        self.tracks = [track for track in self.tracks if track.id not in self.doubted]
+        return [replace(track) for track in people]
+
+    def _matched(self, time_s: float, boxes: Array, points: Array) -> list[Tracked | None]:
+        """Each person's track, or None: greedily, the likest pair first."""
+        likeness = self._likeness(self.tracks, time_s, boxes, points)
+        matched: list[Tracked | None] = [None] * len(boxes)
         while likeness.size and likeness.max() >= LEAST_LIKENESS:
             old, new = divmod(int(likeness.argmax()), likeness.shape[1])
             likeness[old, :] = likeness[:, new] = -1
-            track = known[old]
-            track.box, track.score, track.points = boxes[new], float(scores[new]), points[new]
-            track.seen_s, track.frames = time_s, track.frames + 1
-            found[new] = track
-        people = []
-        for new, matched in enumerate(found):
-            if matched is None:
-                matched = Tracked(self._next_id, boxes[new], float(scores[new]), points[new], time_s)
-                self._next_id += 1
-                self.tracks.append(matched)
-            people.append(matched)
-        return people
+            matched[new] = self.tracks[old]
+        return matched
+
+    def missed(self, time_s: float, boxes: Array, points: Array) -> list[Tracked]:
+        """Those of `carried` whom a look has found before, and of whose boxes and poses now none is theirs."""
+        there = {track.id for track in self._matched(time_s, boxes, points) if track is not None}
+        return [track for track in self.carried(time_s) if track.found > 1 and track.id not in there]
+
+    def _nobody(self, time_s: float) -> set[int]:
+        """The tracks that too few looks have found, and the last two did not. Counts this one."""
+        for track in self.tracks:
+            track.missed = 0 if track.found_s == time_s else track.missed + 1
+        return {
+            t.id for t in self.tracks if t.found < CONFIRMED_AFTER and t.missed >= 2 and time_s - t.found_s <= DOUBT_S
+        }
+
+    def carried(self, time_s: float) -> list[Tracked]:
+        """Those whose pose may carry them into this frame: seen just now, and found by the finder not long ago."""
+        newest = max((track.seen_s for track in self.tracks), default=0.0)
+        return [t for t in self.tracks if t.seen_s == newest and time_s - t.found_s <= CARRIED_S]
 
     @staticmethod
-    def _likeness(tracks: list[Tracked], boxes: Array, points: Array) -> Array:
+    def _likeness(tracks: list[Tracked], time_s: float, boxes: Array, points: Array) -> Array:
         """(tracks, people): how much the poses are alike, and, less, how much the boxes overlap."""
         if not tracks or not len(boxes):
             return np.zeros((len(tracks), len(boxes)), np.float32)
         last = np.stack([track.box for track in tracks])
-        area = SEGMENT_SHARE * last[:, 2:].prod(axis=1)
+        last[:, :2] += np.stack([track.shift(time_s) for track in tracks])
+        unseen = np.array([time_s - track.seen_s for track in tracks])
         # Twice the area: a person moves between frames, while COCO's spread is that of two labellers.
-        poses = oks(np.stack([track.points for track in tracks])[:, None], points[None], 2 * area[:, None])
+        area = SEGMENT_SHARE * last[:, 2:].prod(axis=1) * 2 * (1 + np.maximum(unseen - LOOSER_S, 0) / LOOSER_S)
+        poses = oks(np.stack([track.predicted(time_s) for track in tracks])[:, None], points[None], area[:, None])
         return (POSE_SHARE * poses + (1 - POSE_SHARE) * iou(last, boxes)).astype(np.float32)
+
+
+def told_apart(tracks: Sequence[Tracked], time_s: float, boxes: Array, points: Array) -> NDArray[np.intp]:
+    """Who keeps a pose that several carried people ended on: whoever was expected there. The others are hidden.
+
+    Args:
+        tracks: one a person, see `Tracker.carried`; boxes (n, 4), points (n, 17, 3): what was found for each now.
+
+    Returns:
+        (k,) indices of those who keep theirs, rising.
+    """
+    if len(tracks) < 2:
+        return np.arange(len(tracks))
+    predicted = np.stack([track.predicted(time_s) for track in tracks])
+    areas = SEGMENT_SHARE * np.stack([track.box for track in tracks])[:, 2:].prod(axis=1)
+    return np.sort(same_people(points, boxes, oks(points, predicted, 2 * areas)))
+
+
+def carried_box(track: Tracked, time_s: float, width: int, height: int) -> Array | None:
+    """Where a person will be: the old box moved with the pose and its speed; None once it has left the picture."""
+    points, box = track.predicted(time_s), track.box
+    sure = points[points[:, 2] >= LOST_SCORE, :2]
+    if len(sure) < 3:
+        return box
+    low, high = sure.min(axis=0), sure.max(axis=0)
+    size = np.maximum(0.5 * box[2:] + 0.5 * 1.2 * (high - low), 8)
+    corner = (low + high) / 2 - size / 2
+    left = np.maximum(corner, 0)
+    right = np.minimum(corner + size, [width, height])
+    if (right - left < 2).any():
+        return None
+    return np.concatenate([left, right - left]).astype(np.float32)
+
+
+def reachable(tracks: Sequence[Tracked], times: Sequence[float]) -> int:
+    """For how many of the frames boxes may be carried by speed alone, without a pose in between; at least 1."""
+    reach = 1
+    while reach < len(times) and all(
+        float(np.linalg.norm(track.velocity)) * (times[reach] - track.seen_s) <= LEAP * track.size for track in tracks
+    ):
+        reach += 1
+    return reach
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """One track of a clip, as far as it may be a part of a longer one.
+
+    first_s, last_s: seconds; first, last: boxes (4,) there; velocity: (2,) pixels a second at its end.
+    """
+
+    id: int
+    first_s: float
+    last_s: float
+    first: Array
+    last: Array
+    velocity: Array
+
+
+def merges(fragments: Sequence[Fragment], width: int, height: int) -> dict[int, int]:
+    """Which fragments are the same person after a long absence: later id to the earliest id of that person.
+
+    Conservative, since clothes and faces are not looked at: both ends lie inside the picture (who crosses its border
+    may be anybody), at most LONGEST_ABSENCE_S apart, of like size, the later one begins near where the earlier was
+    going, and neither has a second candidate.
+    """
+    every = {
+        (before.id, after.id)
+        for before in fragments
+        for after in fragments
+        if before.id != after.id and _continues(before, after, width, height)
+    }
+    # Where one fragment leads to a second and that to a third, the first leads to the third by the second alone.
+    candidates = [
+        (before, after)
+        for before, after in every
+        if not any((before, between.id) in every and (between.id, after) in every for between in fragments)
+    ]
+    joined: dict[int, int] = {}
+    for before_id, after_id in candidates:
+        alone = sum(b == before_id for b, _ in candidates) == 1 == sum(a == after_id for _, a in candidates)
+        if alone:
+            joined[after_id] = before_id
+    return {after_id: _earliest(after_id, joined) for after_id in joined}
+
+
+def _earliest(fragment: int, joined: dict[int, int]) -> int:
+    while fragment in joined:
+        fragment = joined[fragment]
+    return fragment
+
+
+def _continues(before: Fragment, after: Fragment, width: int, height: int) -> bool:
+    absence = after.first_s - before.last_s
+    if not 0 < absence <= LONGEST_ABSENCE_S:
+        return False
+    if at_border(before.last, width, height) or at_border(after.first, width, height):
+        return False
+    growth = after.first[2:] / np.maximum(before.last[2:], 1e-6)
+    if not 1 / MOST_GROWTH <= float(growth.prod()) ** 0.5 <= MOST_GROWTH:
+        return False
+    going = before.last[:2] + before.last[2:] / 2 + before.velocity * min(absence, COASTS_S)
+    apart = float(np.linalg.norm(after.first[:2] + after.first[2:] / 2 - going))
+    return apart <= (NEAR + NEARER_S * absence) * float(before.last[3])
+
+
+def at_border(box: Array, width: int, height: int) -> bool:
+    """Whether the person of the box may be crossing the picture's border. Its lower one is where most people stand."""
+    x, y, w, h = (float(number) for number in box)
+    side, top = AT_BORDER * width, AT_BORDER * height
+    return x < side or y < top or x + w > width - side or y + h > height - top / 4

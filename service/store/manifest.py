@@ -1,6 +1,7 @@
 """What a model says of itself: `manifest.toml`, read strictly and written back. Knows what it says, not what it means.
 
-The tables `options`, `input` and `training` are free: their keys are the network's, the framing's and the recipe's.
+The tables `options`, `input`, `training` and `presence` are free: their keys are the network's, the framing's, the
+recipe's and the pipeline's.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class Manifest:
     input: preset of preprocessing and decoding; its keys are read by the framings.
     joints: name of the skeleton that it answers in; empty for a finder.
     training: recipe, seed, commit and whatever else repeats it; empty for what was trained elsewhere.
+    presence: of a finder: how its score and a pose become the chance that a person is there; empty: its score is it.
     default: stands before the others of its role when nobody names a model.
     """
 
@@ -80,6 +82,7 @@ class Manifest:
     input: Mapping[str, Any] = field(default_factory=dict)
     data: tuple[DataSource, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
+    presence: Mapping[str, Any] = field(default_factory=dict)
     scores: tuple[Score, ...] = ()
     joints: str = ""
     default: bool = False
@@ -133,6 +136,7 @@ def read(path: Path) -> Manifest:
             options=table.take("options", dict, {}),
             input=table.take("input", dict, {}),
             training=table.take("training", dict, {}),
+            presence=table.take("presence", dict, {}),
             weights=WeightsFile(
                 file=weights.take("file", str),
                 sha256=weights.take("sha256", str),
@@ -210,6 +214,7 @@ def to_toml(manifest: Manifest) -> str:
     parts += [f"[{name}]\n{_lines(table)}" for name, table in tables.items() if table]
     parts += [f"[[data]]\n{_lines(vars(source))}" for source in manifest.data]
     parts += [f"[training]\n{_lines(manifest.training)}"] if manifest.training else []
+    parts += [f"[presence]\n{_lines(manifest.presence)}"] if manifest.presence else []
     parts += [f"[[scores]]\n{_lines(vars(score))}" for score in manifest.scores]
     return "\n".join(parts)
 

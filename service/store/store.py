@@ -57,10 +57,13 @@ class Entry:
 
 
 class Store:
-    """A folder of models. It is read at the first question, once: what is served does not change under way."""
+    """A folder of models. It is read at the first question, once: what is served does not change under way.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    whole: a manifest that is not what it must be breaks the store; else that version is left out.
+    """
+
+    def __init__(self, folder: Path, *, whole: bool = True) -> None:
+        self.folder, self._whole = folder, whole
         self._entries: tuple[Entry, ...] | None = None
 
     def entries(self) -> tuple[Entry, ...]:
@@ -70,9 +73,23 @@ class Store:
             StoreBroken: there is no such folder, or a manifest in it is not what it must be.
         """
         if self._entries is None:
-            found = [_entry(folder) for folder in self._folders()]
+            if self._whole:
+                found = [_entry(folder) for folder in self._folders()]
+            else:
+                found = [entry for _, entry, _ in self.survey() if entry]
             self._entries = tuple(sorted(found, key=lambda entry: (entry.manifest.name, entry.manifest.version)))
         return self._entries
+
+    def survey(self) -> list[tuple[str, Entry | None, str]]:
+        """Every version as the folder is now: `name@version`, its entry, and what is wrong where there is none."""
+        found: list[tuple[str, Entry | None, str]] = []
+        for folder in self._folders():
+            label = f"{folder.parent.name}@{folder.name}"
+            try:
+                found.append((label, _entry(folder), ""))
+            except StoreBroken as error:
+                found.append((label, None, str(error).replace(f"{self.folder}/", "")))
+        return found
 
     def find(self, label: str, version: int | None = None) -> Entry:
         """The model `name@version`, or the newest version of `name`.

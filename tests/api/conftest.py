@@ -40,7 +40,7 @@ async def client(service: FakeService) -> AsyncIterator[httpx.AsyncClient]:
 def client_of(service: FakeService) -> httpx.AsyncClient:
     """Calls the application in this process; what leaves it as an exception fails the test."""
     transport = httpx.ASGITransport(app=create_app(service.as_service))
-    return httpx.AsyncClient(transport=transport, base_url="http://poselift.test")
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
 
 @dataclass

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from service.errors import QueueFull
 from service.geometry.cameras import assumed_camera
-from service.media.pictures import Picture
+from service.media.pictures import Picture, PictureLimits
 from service.media.videos import Clip
 from service.metrics import Metrics
 from service.people import Array, Box, Joints3D, Keypoints, Person, Scale
@@ -21,6 +21,7 @@ from service.pipelines.call import Call
 from service.pipelines.clip import ClipEnd, ClipFrame, ClipOptions, ClipPerson, ClipStart
 from service.pipelines.lift import Lifted, LiftOptions, sequence_times
 from service.pipelines.live import LiveOptions, LivePose
+from service.pipelines.live_frames import LiveFrame, LiveFramesOptions, LivePerson
 from service.pipelines.photo import PhotoAnswer, PhotoOptions
 from service.settings import Settings
 
@@ -123,13 +124,34 @@ class FakeLive:
     def __init__(self, lift: FakeLift, work: Work, options: LiveOptions) -> None:
         self.lift, self.work, self.options = lift, work, options
 
-    async def add(self, seq: int, time: float | None, people: Sequence[Array], call: Call) -> list[LivePose]:
+    async def add_all(self, frames: Sequence[tuple[int, float, Sequence[Array]]], call: Call) -> list[LivePose]:
         await self.work.pass_through(call)
-        lifted = [Joints3D(np.zeros((17, 3), np.float32), np.ones(3, np.float32), Scale()) for _ in people]
-        return [LivePose(seq, 0.0 if time is None else time, lifted)]
+        someone = Joints3D(np.zeros((17, 3), np.float32), np.ones(3, np.float32), Scale())
+        return [LivePose(seq, time, [someone] * len(people)) for seq, time, people in frames]
 
     async def rest(self, call: Call) -> list[LivePose]:
         return []
+
+
+class FakeLiveFrames:
+    """Finds one person in each picture."""
+
+    models = MODELS
+
+    def __init__(self, work: Work, options: LiveFramesOptions) -> None:
+        self.work, self.options = work, options
+        self.forgot = 0
+
+    async def add_all(self, frames: Sequence[tuple[int, float, bytes]], call: Call) -> list[LiveFrame]:
+        await self.work.pass_through(call)
+        someone = LivePerson(person(np.array([1, 2, 30, 40], np.float32)), "confirmed", ["seen"] * 17)
+        return [LiveFrame(seq, time, [someone]) for seq, time, _ in frames]
+
+    async def rest(self, call: Call) -> list[LiveFrame]:
+        return []
+
+    def forget(self) -> None:
+        self.forgot += 1
 
 
 class FakeService:
@@ -163,6 +185,10 @@ class FakeService:
 
     def live(self, options: LiveOptions) -> FakeLive:
         return FakeLive(self.lift, self.work, options)
+
+    def live_frames(self, options: LiveFramesOptions, limits: PictureLimits) -> FakeLiveFrames:
+        self.frames = FakeLiveFrames(self.work, options)
+        return self.frames
 
     def open_stream(self) -> None:
         if self.streams >= self.settings.live_streams:

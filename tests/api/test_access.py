@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import httpx
 import pytest
 from starlette.requests import HTTPConnection
 
 from service.api.access import caller_name
+from service.api.keys import Keyring
+from service.settings import Settings
 
-from .conftest import client_of
+from .conftest import Served, client_of
 from .fake import FakeService
 
 pytestmark = pytest.mark.anyio
@@ -16,7 +22,10 @@ pytestmark = pytest.mark.anyio
 PROBES = ("/livez", "/readyz", "/metrics")
 
 
-def connection(service: FakeService, **headers: str) -> HTTPConnection:
+Serve = Callable[[FakeService], AbstractContextManager[Served]]
+
+
+def connection(**headers: str) -> HTTPConnection:
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     return HTTPConnection({"type": "http", "headers": raw, "client": ("10.0.0.7", 1), "path": "/"})
 
@@ -46,22 +55,130 @@ async def test_a_foreign_host_is_refused_but_probes_come_by_address() -> None:
             assert (await client.get(path, headers={"Host": "10.1.2.3:8000"})).status_code == 200
 
 
-async def test_a_foreign_origin_is_refused_and_ones_own_and_a_named_one_are_not() -> None:
+@pytest.mark.parametrize(
+    "host", ["evil.test", "evil.test:8000", "127.0.0.1.evil.test", "localhost.evil.test", "[::2]:80"]
+)
+async def test_on_loopback_a_foreign_host_is_refused_without_any_setting(host: str) -> None:
+    async with client_of(FakeService()) as client:
+        refused = await client.get("/v1/info", headers={"Host": host})
+        assert refused.status_code == 403 and refused.json()["field"] == "Host"
+        for path in PROBES:
+            assert (await client.get(path, headers={"Host": host})).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]", "[::1]:8000"])
+async def test_on_loopback_its_own_names_are_served(host: str) -> None:
+    async with client_of(FakeService()) as client:
+        assert (await client.get("/v1/info", headers={"Host": host})).status_code == 200
+
+
+async def test_beyond_loopback_any_host_is_served_until_some_are_named() -> None:
+    async with client_of(FakeService(host="0.0.0.0", keys=("one",))) as client:
+        headers = {"Host": "whatever.test", "Authorization": "Bearer one"}
+        assert (await client.get("/v1/info", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.test", "null", "http://localhost:1", "https://[", "", "http://evil@localhost"]
+)
+async def test_a_foreign_origin_is_refused_without_any_setting(origin: str) -> None:
+    async with client_of(FakeService()) as client:
+        refused = await client.post("/v1/images", headers={"Origin": origin})
+        assert refused.status_code == 403 and "access-control-allow-origin" not in refused.headers
+
+
+async def test_ones_own_origin_and_a_named_one_are_let_in() -> None:
     async with client_of(FakeService(origins=("https://friend.test",))) as client:
 
         async def status(origin: str) -> int:
             return (await client.get("/v1/info", headers={"Origin": origin})).status_code
 
         assert await status("https://evil.test") == 403
-        assert await status("http://poselift.test") == 200
+        assert await status("http://localhost") == 200
         assert await status("https://friend.test") == 200
         allowed = await client.get("/v1/info", headers={"Origin": "https://friend.test"})
         assert allowed.headers["access-control-allow-origin"] == "https://friend.test"
 
 
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
+
+
+@pytest.mark.parametrize("foreign", [{"Host": "evil.test"}, {"Origin": "https://evil.test"}])
+def test_a_foreign_page_gets_no_stream(served: Serve, foreign: dict[str, str]) -> None:
+    with served(FakeService()) as here:
+        refused = httpx.get(f"{here.url}/v1/live/keypoints", headers=UPGRADE | foreign)
+    assert refused.status_code == 403 and refused.json()["field"] in foreign
+
+
 def test_a_caller_is_its_key_or_else_its_address() -> None:
-    keyed, free = FakeService(keys=("one",)), FakeService()
-    named = caller_name(connection(keyed, authorization="Bearer one"), keyed.settings)
-    assert named == caller_name(connection(keyed, authorization="Bearer one"), keyed.settings)
+    keyed, free = Keyring(Settings(keys=("one",))), Keyring(Settings())
+    named = caller_name(connection(authorization="Bearer one"), keyed)
+    assert named == caller_name(connection(authorization="Bearer one"), keyed)
     assert "one" not in named and "10.0.0.7" not in named
-    assert caller_name(connection(free), free.settings) == "10.0.0.7"
+    assert caller_name(connection(), free) == "10.0.0.7"
+
+
+# 24 who should not come in, or not that way: a key each, a path, a method, and the status that tells nothing else.
+STRANGERS = [
+    *(
+        (key, "/v1/info", "GET", 401)
+        for key in ("", "Bearer", "Bearer ", "Bearer wrong", "Basic b25l", "Bearer one two")
+    ),
+    *(
+        (key, "/v1/info", "GET", 401)
+        for key in ("Bearer ONE", "Bearer one\u00e9", "Token one", "one", "Bearer " + "x" * 9000)
+    ),
+    ("Bearer wrong", "/v1/nothing-here", "GET", 401),  # who has no key does not learn what is there
+    ("Bearer wrong", "/page/%2e%2e/v1/info", "GET", 404),  # the page needs no key, and is no way around one
+    ("Bearer wrong", "/docs", "GET", 401),
+    ("Bearer wrong", "/openapi.json", "GET", 401),
+    ("Bearer wrong", "/v2", "GET", 401),
+    ("Bearer wrong", "/v1/images", "POST", 401),
+    ("Bearer one", "/v1/nothing-here", "GET", 404),
+    ("Bearer one", "/docs/assets/../../pyproject.toml", "GET", 404),
+    ("Bearer one", "/docs/assets/%2e%2e/%2e%2e/etc/passwd", "GET", 404),
+    ("Bearer one", "/v1/images", "DELETE", 405),
+    ("Bearer one", "/v1/info", "POST", 405),
+    ("Bearer one", "/livez", "PUT", 405),
+    ("Bearer one", "/v2/repository/models/pose/load", "POST", 403),  # a key, but no admin's
+]
+
+
+@pytest.mark.parametrize(("key", "path", "method", "status"), STRANGERS)
+async def test_a_stranger_gets_the_right_status_and_learns_nothing(
+    key: str, path: str, method: str, status: int
+) -> None:
+    async with client_of(FakeService(keys=("one",))) as client:
+        headers = {b"Authorization": key.encode("latin-1")} if key else {}
+        answer = await client.request(method, path, headers=headers)
+    assert answer.status_code == status
+    said = answer.json()
+    assert said["status"] == status and said["request_id"]
+    for inner in ("Traceback", "service/", ".py", "site-packages", "one two", "ONE", "passwd", "uvicorn", "starlette"):
+        assert inner not in answer.text and inner not in str(answer.headers)
+    assert "server" not in answer.headers
+
+
+def test_there_are_24_strangers() -> None:
+    assert len(STRANGERS) == 24
+
+
+async def test_every_answer_bears_the_security_headers_and_runs_no_foreign_script(client: httpx.AsyncClient) -> None:
+    for path in ("/", "/docs", "/v1/info", "/livez", "/nothing", "/problems/not-found", "/docs/assets/swagger-ui.css"):
+        headers = (await client.get(path)).headers
+        assert headers["x-content-type-options"] == "nosniff" and headers["x-frame-options"] == "DENY"
+        policy = headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'") and "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy and "http" not in policy and "*" not in policy
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/problems/not-found"])
+async def test_no_page_needs_what_its_policy_forbids(client: httpx.AsyncClient, path: str) -> None:
+    page = (await client.get(path)).text
+    assert not re.search(r"<script(?![^>]* src=)[^>]*>", page) and "<style" not in page
+    assert not re.search(r"\s(on\w+|style)=", page) and "javascript:" not in page

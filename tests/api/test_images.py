@@ -252,6 +252,6 @@ def test_a_caller_who_leaves_while_sending_ends_quietly(
 ) -> None:
     with served(FakeService()) as here:
         with socket.create_connection(("127.0.0.1", here.port)) as raw:
-            raw.sendall(b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+            raw.sendall(b"POST /v1/images HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
         wait_until(lambda: 'status="499"' in httpx.get(f"{here.url}/metrics").text)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]

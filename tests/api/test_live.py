@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from service import errors
-from service.api import live
+from service.api import live_stream
 from service.api.app import create_app
 from service.api.live import MAX_MESSAGE_BYTES
 
@@ -156,9 +156,7 @@ def test_a_wrong_start_may_be_corrected(here: Served) -> None:
     [
         (["{"], 1007),
         (["[1]"], 1007),
-        ([json.dumps({"type": "frame", "seq": 0})], 1008),
-        ([json.dumps(START), json.dumps(START)], 1008),
-        ([json.dumps(START), json.dumps({"type": "dance"})], 1008),
+        ([json.dumps({"type": "end"}), json.dumps(START)], 1008),
         ([b"\xc1"], 1007),
         (["x" * (MAX_MESSAGE_BYTES + 1)], 1009),
     ],
@@ -168,6 +166,43 @@ def test_broken_rules_have_their_close_code(here: Served, messages: list[str | b
         for message in messages:
             socket.send(message)
         assert code_of(socket) == code
+
+
+@pytest.mark.parametrize(
+    "messages, field",
+    [
+        ([frame(0)], "type"),
+        ([START, START], "type"),
+        ([START, {"type": "dance"}], "type"),
+        ([START, {"seq": 1}], "type"),
+        ([START, frame(0) | {"keypoints": [[1e400, 2, 0.5]] * 17}], "keypoints"),
+    ],
+)
+def test_a_message_out_of_turn_is_told_and_the_stream_goes_on(
+    here: Served, messages: list[dict[str, Any]], field: str
+) -> None:
+    with dial(here, subprotocols=["poselift.v1.msgpack"]) as socket:
+        for message in messages:
+            socket.send(msgpack.packb(message))
+        told = [hear(socket) for _ in messages][-1]
+        assert (told["type"], told["problem"]["status"], told["problem"]["field"]) == ("error", 422, field)
+        for message in (START, frame(7)) if len(messages) == 1 else (frame(7),):
+            socket.send(msgpack.packb(message))
+        heard = [hear(socket) for _ in range(3 - len(messages))]
+        assert heard[-1]["type"] == "pose" and heard[-1]["seq"] == 7
+
+
+def test_a_flood_of_messages_breaks_the_rules(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_stream, "MESSAGES_A_S", 20)
+    with dial(here) as socket:
+        say(socket, START, *(frame(seq) for seq in range(60)))
+        assert code_of(socket) == 1008
+
+
+def test_a_stream_does_not_last_for_ever(served: Serve) -> None:
+    with served(FakeService(live_max_s=0.2)) as here, dial(here) as socket:
+        say(socket, START)
+        assert code_of(socket) == 1001
 
 
 def test_the_newest_frame_wins_and_what_is_dropped_is_told(here: Served, service: FakeService) -> None:
@@ -185,8 +220,8 @@ def test_the_newest_frame_wins_and_what_is_dropped_is_told(here: Served, service
 
 
 def test_a_reader_that_stops_reading_is_let_go(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "SEND_STALL_S", 0.2)
-    monkeypatch.setattr(live, "GOODBYE_S", 0.1)
+    monkeypatch.setattr(live_stream, "SEND_STALL_S", 0.2)
+    monkeypatch.setattr(live_stream, "GOODBYE_S", 0.1)
 
     async def stream() -> list[str]:
         """A client whose socket takes nothing after `started`; the server's sends then wait for ever."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
@@ -48,7 +49,7 @@ class Network:
     """Doubles numbers while `gate` is open; `runs` holds what it was given, run by run.
 
     poison: numbers that break the run they are in; hollow: numbers that are answered with NaN; forgets: how many of the
-    last answers are left out.
+    last answers are left out; holds: how many inputs its memory suffices for; sticky: what a lost device says.
     """
 
     def __init__(self) -> None:
@@ -58,10 +59,16 @@ class Network:
         self.poison: set[float] = set()
         self.hollow: set[float] = set()
         self.forgets = 0
+        self.holds: int | None = None
+        self.sticky: Exception | None = None
 
     def __call__(self, inputs: NDArray[Any]) -> list[NDArray[Any]]:
         self.runs.append([float(value) for value in inputs])
         assert self.gate.wait(PATIENCE_S)
+        if self.sticky is not None:
+            raise self.sticky
+        if self.holds is not None and len(inputs) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         if self.poison & set(self.runs[-1]):
             raise ValueError("poison")
         doubled = np.where(np.isin(inputs, list(self.hollow)), np.nan, 2 * inputs)
@@ -92,7 +99,8 @@ class Queues:
 
     def __init__(self, budgets: dict[str, int], rows: int, share: float) -> None:
         self.metrics = Metrics(CollectorRegistry())
-        self.scheduler = Scheduler(Device("cpu"), self.metrics, rows, share)
+        self.lost: list[str] = []
+        self.scheduler = Scheduler(Device("cpu"), self.metrics, rows, share, lost=self.lost.append)
         self.networks = {role: Network() for role in budgets}
         self.batchers = {
             role: self.scheduler.add(engine_of(self.networks[role], role, budget)) for role, budget in budgets.items()

@@ -403,7 +403,7 @@ def test_an_unframeable_row_fails_alone() -> None:
         def value(self) -> float:
             raise OSError("no pixels")
 
-    answers = run_batch(engine_of(Network()), [Number(1), Pixelless(), Number(3)])
+    answers = run_batch(engine_of(Network()), [Number(1), Pixelless(), Number(3)]).answers
     assert answers[::2] == solo(1, 3)
     assert isinstance(answers[1], EngineFailed)
     assert "no pixels" in str(answers[1])
@@ -412,14 +412,14 @@ def test_an_unframeable_row_fails_alone() -> None:
 def test_a_framing_that_loses_an_answer_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(Network())
     monkeypatch.setattr(engine.framing, "answers", lambda outputs, rows: [1.0] * (len(rows) - 1))
-    answers = run_batch(engine, [Number(1), Number(2)])
+    answers = run_batch(engine, [Number(1), Number(2)]).answers
     assert [type(answer) for answer in answers] == [EngineFailed] * 2
 
 
 def test_the_cause_of_a_failure_is_kept() -> None:
     network = Network()
     network.poison = {1.0}
-    (answer,) = run_batch(engine_of(network), [Number(1)])
+    (answer,) = run_batch(engine_of(network), [Number(1)]).answers
     assert isinstance(answer.__cause__, ValueError)
 
 

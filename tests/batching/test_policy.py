@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from service.batching.policy import WEIGHT, Class, Limits, Line, Waiting, retry_after_s, urgency
+from service.batching.policy import REGAIN_S, WEIGHT, Cap, Class, Limits, Line, Waiting, retry_after_s, urgency
 from service.errors import QueueFull, ShareUsedUp
 
 FOREVER = math.inf
@@ -257,3 +257,36 @@ def test_a_refusal_names_the_limit_and_what_came() -> None:
 )
 def test_the_time_to_come_back_is_what_the_line_needs(rows: int, rate: float | None, seconds: float) -> None:
     assert retry_after_s(rows, rate) == seconds
+
+
+# ---- The cap
+
+
+def test_a_cap_is_halved_by_what_ran_never_under_one() -> None:
+    cap = Cap(32)
+    cap.halve(20, 0.0)
+    assert cap.rows == 10
+    cap.halve(32, 0.0)
+    assert cap.rows == 10
+    for _ in range(6):
+        cap.halve(cap.rows, 0.0)
+    assert cap.rows == 1
+
+
+def test_a_cap_comes_back_step_by_step_and_no_further_than_the_budget() -> None:
+    cap = Cap(24)
+    cap.halve(12, 100.0)
+    assert not cap.regain(100.0 + REGAIN_S / 2)
+    steps, now = [], 100.0
+    for _ in range(4):
+        now += REGAIN_S
+        steps.append((cap.regain(now), cap.rows))
+    assert steps == [(True, 12), (True, 24), (False, 24), (False, 24)]
+
+
+def test_a_line_forms_batches_by_its_cap() -> None:
+    line, now = Line(Limits(64, 0.5, 8)), 1.0
+    for n in range(8):
+        line.add(Waiting(n, 1, Class.PHOTO, "a", 99.0, now))
+    line.cap.halve(6, now)
+    assert [len(line.take(now)[0]) for _ in range(3)] == [3, 3, 2]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from service.api.keys import read_keys
 from service.api.lifecycle import LAST_WORDS_S, NET_S
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +27,7 @@ def seconds(text: str) -> float:
 
 def test_the_cpu_starts_by_itself_and_the_gpu_by_its_profile() -> None:
     assert [name for name, service in SERVICES.items() if "profiles" not in service] == [
+        "keys",
         "poselift",
         "prometheus",
         "grafana",
@@ -42,11 +45,31 @@ def test_what_is_built_is_a_target_of_the_dockerfile(name: str) -> None:
 
 
 def test_every_port_is_published_on_loopback_alone_and_none_twice() -> None:
-    published = [port.rsplit(":", 1)[0] for service in SERVICES.values() for port in service["ports"]]
+    published = [port.rsplit(":", 1)[0] for service in SERVICES.values() for port in service.get("ports", [])]
     assert all(port.startswith("127.0.0.1:") for port in published)
     assert len(set(published)) == len(published)
     (exposed,) = re.findall(r"^EXPOSE (\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert all(SERVICES[name]["ports"][0].endswith(f":{exposed}") for name in OURS)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_service_waits_for_its_key_and_can_only_read_it(name: str) -> None:
+    service = SERVICES[name]
+    assert service["depends_on"] == {"keys": {"condition": "service_completed_successfully"}}
+    assert service["environment"]["POSELIFT_KEY_FILE"] == "/etc/poselift/keys"
+    assert service["volumes"] == ["keys:/etc/poselift:ro"]
+
+
+def test_the_key_is_made_once_and_is_one(tmp_path: Path) -> None:
+    shell, option, script = SERVICES["keys"]["command"]
+    made = script.replace("/keys/keys", str(tmp_path / "keys"))
+    contents = []
+    for _ in range(2):
+        subprocess.run([shell, option, made], check=True)
+        contents.append((tmp_path / "keys").read_text())
+        assert len(read_keys(tmp_path / "keys")) == 1
+    assert contents[0] == contents[1] and re.fullmatch("[0-9a-f]{64}", contents[0])
+    assert SERVICES["keys"]["network_mode"] == "none"
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 
@@ -150,12 +152,73 @@ def test_the_image_says_what_it_is(target: str) -> None:
     assert 'licenses="Apache-2.0"' in labels
 
 
+def argument(name: str) -> str:
+    """The default of an ARG before the first stage."""
+    (value,) = re.findall(rf"^ARG {name}=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    return str(value)
+
+
+def pinned(target: str) -> dict[str, Version]:
+    """Name to version of each package of a lock file; every line must have a hash."""
+    lines = (ROOT / f"docker/requirements-{target}.lock").read_text().splitlines()
+    found = {}
+    for line in lines:
+        if not line.startswith("#"):
+            name, version = re.fullmatch(r"([a-z0-9-]+)==(\S+) --hash=sha256:[0-9a-f]{64}", line).groups()  # type: ignore[union-attr]
+            found[name] = Version(version)
+    return found
+
+
+@pytest.mark.parametrize(("target", "extras"), [("cpu", ["cpu"]), ("cuda", [])])
+def test_what_is_pinned_is_what_pyproject_asks_for(target: str, extras: list[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    there = pinned(target) | {
+        "torch": Version(argument("TORCH_VERSION")),
+        "torchvision": Version(argument("TORCHVISION_VERSION")),
+    }
+    for requirement in map(Requirement, lines):
+        version = there[requirement.name.lower().replace("_", "-")]
+        assert requirement.specifier.contains(version), f"{requirement} is pinned to {version}: run `make lock`"
+
+
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
-def test_torch_is_asked_for_as_pyproject_asks(target: str) -> None:
-    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    wanted = {line for line in requirements if re.match(r"torch(vision)?\b", line)}
-    runs = " ".join(i.rest for i in STAGES[f"packages-{target}"] if i.word == "RUN")
-    assert set(re.findall(r'"(torch[^"]*)"', runs)) == wanted
+def test_the_lock_file_is_for_the_images_python_and_is_installed_with_its_hashes(target: str) -> None:
+    head = (ROOT / f"docker/requirements-{target}.lock").read_text().splitlines()[0]
+    assert f"{len(pinned(target))} packages for Python {argument('PYTHON_VERSION')} on x86-64 Linux" in head
+    installs = [i.rest for i in STAGES[f"packages-{target}"] if i.word == "RUN" and " install " in i.rest]
+    assert len(installs) == 3
+    assert '"torch==${TORCH_VERSION}" "torchvision==${TORCHVISION_VERSION}"' in installs[0]
+    assert f"--no-deps --require-hashes --requirement /locks/requirements-{target}.lock" in installs[1]
+    assert "--no-deps /wheels/*.whl" in installs[2] and installs[2].endswith(
+        "pip --python /opt/poselift/bin/python check"
+    )
+
+
+# As hadolint has them, of those that can apply here.
+RULES = {
+    "DL3000 WORKDIR is absolute": lambda i: i.word != "WORKDIR" or i.rest.startswith("/"),
+    "DL3002 the last user is not root": lambda i: i.word != "USER" or not i.rest.startswith(("root", "0")),
+    "DL3003 WORKDIR and not cd": lambda i: i.word != "RUN" or not re.search(r"\bcd ", i.rest),
+    "DL3004 no sudo": lambda i: "sudo" not in i.rest,
+    "DL3006 and DL3007 a tag, and not latest": lambda i: (
+        i.word != "FROM" or ":" in i.rest.split()[0] or i.rest.split()[0] in STAGES
+    ),
+    "DL3013 versions are pinned": lambda i: ">=" not in i.rest,
+    "DL3020 COPY and not ADD": lambda i: i.word != "ADD",
+    "DL3025 exec form": lambda i: i.word not in ("CMD", "ENTRYPOINT") or i.rest.startswith("["),
+    "DL3042 no cache": lambda i: (
+        "pip install" not in i.rest or "PIP_NO_CACHE_DIR=1" in (ROOT / "Dockerfile").read_text()
+    ),
+    "DL4000 no MAINTAINER": lambda i: i.word != "MAINTAINER",
+    "DL4006 no pipe that hides a failure": lambda i: i.word != "RUN" or " | " not in i.rest,
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_no_instruction_breaks_a_rule_of_the_trade(rule: str) -> None:
+    instructions = [instruction for stage in STAGES.values() for instruction in stage]
+    assert [i for i in instructions if not RULES[rule](i)] == []
 
 
 @pytest.mark.parametrize(("url", "words"), [("", []), ("https://mirror/cpu", ["--index-url", "https://mirror/cpu"])])

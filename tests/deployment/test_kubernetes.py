@@ -21,7 +21,6 @@ CONTAINER = container_of(RENDERED)
 SETTINGS = only(RENDERED, "ConfigMap")["data"]
 PROBES = {"startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
 BYTES = {"Mi": 2**20, "Gi": 2**30}
-PRODUCTION = [overlay for overlay in OVERLAYS if overlay.name != "cpu-dev"]
 
 
 def in_bytes(quantity: str) -> int:
@@ -102,20 +101,22 @@ def test_the_pod_has_no_rights_that_it_does_not_use() -> None:
     assert POD["serviceAccountName"] == account["metadata"]["name"]
 
 
-def test_the_keys_come_from_a_secret_which_production_insists_on() -> None:
-    (variable,) = CONTAINER["env"]
-    reference = {"name": "poselift-keys", "key": "keys"}
-    assert variable["name"] == "POSELIFT_KEYS"
-    assert variable["valueFrom"]["secretKeyRef"] == reference | {"optional": True}
-    assert PRODUCTION
-    for overlay in PRODUCTION:
-        (variable,) = container_of(render(overlay))["env"]
-        assert variable["valueFrom"]["secretKeyRef"] == reference | {"optional": False}
+@pytest.mark.parametrize("folder", [BASE, *OVERLAYS], ids=lambda folder: folder.name)
+def test_the_keys_are_a_secrets_file_that_must_be_there_and_may_change_under_way(folder: Path) -> None:
+    manifests = render(folder)
+    spec = only(manifests, "Deployment")["spec"]["template"]["spec"]
+    (volume,) = (volume for volume in spec["volumes"] if volume["name"] == "keys")
+    assert volume["secret"]["secretName"] == "poselift-keys" and not volume["secret"].get("optional")
+    # The group that may read it is the one that the pod's files get.
+    assert volume["secret"]["defaultMode"] == 0o440 and spec["securityContext"]["fsGroup"] == 10001
+    (mount,) = (mount for mount in container_of(manifests)["volumeMounts"] if mount["name"] == "keys")
+    assert mount["readOnly"] and "subPath" not in mount  # which would never see a change
+    assert settings_of(manifests).key_file == Path(mount["mountPath"]) / "keys"
 
 
 def test_tmp_can_be_written_to_and_holds_several_of_the_largest_clips() -> None:
-    (mount,) = CONTAINER["volumeMounts"]
-    (volume,) = POD["volumes"]
+    (mount,) = (mount for mount in CONTAINER["volumeMounts"] if mount["name"] == "tmp")
+    (volume,) = (volume for volume in POD["volumes"] if volume["name"] == "tmp")
     assert (mount["name"], mount["mountPath"]) == (volume["name"], "/tmp")
     assert in_bytes(volume["emptyDir"]["sizeLimit"]) >= 4 * Settings().max_clip_mb * 2**20
 

@@ -9,8 +9,16 @@ import threading
 import pytest
 import torch
 
-from service.engines.device import Device, check_torch, choose_device
-from service.errors import SettingWrong
+from service.engines.device import (
+    Device,
+    DeviceLost,
+    OutOfMemory,
+    check_torch,
+    choose_device,
+    fault_of,
+    free_memory,
+)
+from service.errors import EngineFailed, SettingWrong
 
 
 def with_cuda(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -112,3 +120,27 @@ def test_a_mixed_pair_of_torch_and_torchvision_is_told_with_both_versions(monkey
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(SettingWrong, match=r"one build \(torch \d.*, torchvision \d.*Install both from one index"):
         check_torch()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"), OutOfMemory),
+        (MemoryError(), OutOfMemory),
+        (RuntimeError("CUDA error: out of memory"), OutOfMemory),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), OutOfMemory),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), DeviceLost),
+        (RuntimeError("CUDA error: device-side assert triggered"), DeviceLost),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceLost),
+        (RuntimeError("shape '[3, 4]' is invalid for input of size 5"), EngineFailed),
+        (ValueError("CUDA error"), EngineFailed),
+    ],
+)
+def test_an_error_tells_whether_memory_the_device_or_the_batch_is_at_fault(
+    error: Exception, kind: type[EngineFailed]
+) -> None:
+    assert fault_of(error) is kind
+
+
+def test_freeing_memory_without_a_cuda_device_does_nothing() -> None:
+    free_memory()

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.formats import Recording, World
+from service.errors import UnknownKind, Unreadable
+from service.formats import Recording, World, read_keypoints, table
 from service.formats.angles import ANGLES, joint_angles
 from service.formats.table import COLUMNS
-from service.geometry.skeletons import COCO17, H36M17
+from service.geometry.skeletons import COCO17, H36M17, SKELETONS
 
 from .fake import CAMERA, NTSC, person, recording, standing, upright, walking, without, written
 
@@ -99,3 +100,99 @@ def test_nobody_is_a_header_in_csv_and_arrays_of_no_rows_in_npz(tmp_path: Path) 
     with np.load(written(recording(), "npz", tmp_path)) as read:
         assert read["keypoints"].shape == (0, 17, 3)
         assert len(read["times"]) == 40
+
+
+# ---- Read as files of keypoints
+
+
+@pytest.mark.parametrize("name", ["csv", "npz"])
+def test_our_own_tables_are_read_as_keypoints(name: str, tmp_path: Path) -> None:
+    given = two_people()
+    read = read_keypoints(written(given, name, tmp_path))
+    assert read.skeleton == "coco17" and read.frames.tolist() == [0, 1, 2, 3, 4] and set(read.people) == {2, 7}
+    assert read.times is not None
+    np.testing.assert_allclose(read.times, given.times, atol=1e-6)
+    assert read.size == ((640, 480) if name == "npz" else None)
+    np.testing.assert_allclose(read.people[7][2], given.people[0].keypoints[2], atol=0.0051)
+    assert np.isnan(read.people[7][1, 9, 0]) and read.people[7][1, 9, 2] == 0
+    assert np.isnan(read.people[7][3, :, 0]).all() and np.isnan(read.people[2][0, :, 0]).all()
+
+
+def test_csv_of_another_skeleton_without_scores_or_people_is_read(tmp_path: Path) -> None:
+    joints = SKELETONS["halpe26"].joints
+    header = [f"{joint}_{axis}_px" for joint in joints for axis in "xy"]
+    lines = [",".join(header), ",".join(str(n) for n in range(52)), ",".join(["", "", *map(str, range(2, 52))])]
+    path = tmp_path / "poses.csv"
+    path.write_text("\n".join(lines) + "\n")
+    read = read_keypoints(path)
+    assert read.skeleton == "halpe26" and read.times is None and read.people[0].shape == (2, 26, 3)
+    assert read.people[0][0, 3].tolist() == [6, 7, 1] and np.isnan(read.people[0][1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "text, error, message",
+    [("a,b\n1,2\n", UnknownKind, "nose|joint"), ("frame,person\n", UnknownKind, "coco17"), ("", UnknownKind, "coco17")],
+)
+def test_csv_without_joints_is_of_unknown_kind(text: str, error: type[Exception], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text(text)
+    with pytest.raises(error, match=message):
+        read_keypoints(path)
+
+
+def test_csv_with_a_field_that_is_no_number_is_refused_by_line(tmp_path: Path) -> None:
+    path = written(two_people(), "csv", tmp_path)
+    lines = path.read_text().splitlines()
+    lines[2] = lines[2].replace(lines[2].split(",")[8], "west", 1)
+    path.write_text("\n".join(lines))
+    with pytest.raises(Unreadable, match="line 3"):
+        read_keypoints(path)
+
+
+@pytest.mark.parametrize(
+    "arrays, skeleton, people",
+    [
+        ({"keypoints": np.ones((4, 17, 2))}, "coco17", 1),
+        ({"keypoints": np.ones((3, 4, 33, 3)), "fps": 10.0}, "mediapipe33", 3),
+        ({"keypoints": np.ones((4, 17, 3)), "skeleton": "h36m17", "image_size": [320, 240]}, "h36m17", 1),
+    ],
+)
+def test_a_plain_npz_is_read(arrays: dict[str, Any], skeleton: str, people: int, tmp_path: Path) -> None:
+    path = tmp_path / "poses.npz"
+    np.savez(path, **arrays)
+    read = read_keypoints(path)
+    assert (read.skeleton, len(read.people), len(read.frames)) == (skeleton, people, 4)
+    assert read.size == ((320, 240) if "image_size" in arrays else None)
+    assert (read.times is None) == ("fps" not in arrays)
+    assert (read.people[0][..., 2] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"points": np.ones(3)},
+        {"keypoints": np.ones((4, 5, 2))},
+        {"keypoints": np.ones((4, 17))},
+        {"keypoints": np.array([{}], object)},
+        {"keypoints": np.ones((4, 17, 2)), "skeleton": "spider"},
+    ],
+)
+def test_another_npz_is_unreadable(arrays: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "other.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(Unreadable, match="npz"):
+        read_keypoints(path)
+
+
+def test_bytes_that_only_bear_the_name_are_unreadable(tmp_path: Path) -> None:
+    path = tmp_path / "torn.npz"
+    path.write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(Unreadable):
+        read_keypoints(path)
+
+
+def test_a_long_recording_is_the_same_csv_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = recording(person(walking(40)), person(walking(7), id=9, first=20))
+    whole = written(given, "csv", tmp_path).read_bytes()
+    monkeypatch.setattr(table, "FRAMES_A_BLOCK", 6)
+    assert written(given, "csv", tmp_path).read_bytes() == whole

@@ -224,7 +224,10 @@ def test_16_bit_weights_come_in_32_and_counters_that_lack_are_zero(tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"weight": torch.zeros(2)}, r"holds no HRNet, PoseFormer or VideoPose3D: its weights are called `weight`"),
+        (
+            {"weight": torch.zeros(2)},
+            r"holds no HRNet, PoseFormer, VideoPose3D or torchvision detector: its weights are called `weight`",
+        ),
         ({}, "holds no weights"),
         ([torch.zeros(2)], "holds no weights"),
         ({"state_dict": {"a": 1}}, "`a` is no weight but int"),

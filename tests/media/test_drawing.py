@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from service.geometry.skeletons import SKELETONS
-from service.media.drawing import IDS, LEFT, RIGHT, encode, overlay, scene, side_by_side
+from service.media.drawing import encode, overlay, side_by_side
+from service.media.scene import IDS, LEFT, RIGHT, scene, stage_of
 from service.people import Box, Joints3D, Keypoints, Person, Scale
 
 STANDING = np.array(
@@ -182,3 +184,50 @@ def test_encoding_keeps_the_pixels_and_the_order_of_colours(kind: str, magic: by
 def test_encoding_as_something_else_is_refused() -> None:
     with pytest.raises(ValueError, match="it can be png or jpeg"):
         encode(picture(), "tiff")
+
+
+# ---- A clip's stage
+
+
+def joints_at(*positions: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    poses = [person(0, position=each).lifted for each in positions]
+    return (
+        np.array([pose.joints for pose in poses if pose], np.float64),
+        np.array([pose.position for pose in poses if pose], np.float64),
+    )
+
+
+def test_on_a_clips_stage_who_walks_moves_and_the_floor_does_not() -> None:
+    walk = [(-1.0, 0, 4), (0.0, 0, 4), (1.0, 0, 4)]
+    stage = stage_of([0], *joints_at(*walk))
+    assert stage is not None and stage.slots is None
+    frames = [scene([person(0, position=each)], 400, 300, yaw_degrees=0, stage=stage) for each in walk]
+    columns = [body_columns(frame, IDS[0]) for frame in frames]
+    assert columns[0] < columns[1] - 40 < columns[2] - 80
+    empty = scene([], 400, 300, yaw_degrees=0, stage=stage)
+    for frame in frames:
+        assert (np.abs(frame.astype(int) - empty).max(axis=2) <= 2).mean() > 0.7
+
+
+@pytest.mark.parametrize("positions", [[(0, 0, 4), (np.nan,) * 3], [(0, 0, 4), (0, 0, 40)]])
+def test_without_most_places_or_too_far_apart_a_clips_people_stand_side_by_side(positions: list[Any]) -> None:
+    stage = stage_of([4, 7], *joints_at(*positions))
+    assert stage is not None and stage.slots == {4: 0, 7: 1}
+    drawn = scene([person(7, position=None), person(4, position=None)], 400, 300, yaw_degrees=0, stage=stage)
+    assert body_columns(drawn, IDS[4]) < body_columns(drawn, IDS[7]) - 50
+
+
+def test_a_wild_guess_does_not_shrink_the_stage() -> None:
+    joints, positions = joints_at(*[(0.01 * n, 0, 4) for n in range(400)])
+    calm = stage_of([0], joints, positions)
+    joints[7, 3] = 900, -900, 900
+    wild = stage_of([0], joints, positions)
+    assert calm is not None and wild is not None
+    np.testing.assert_allclose(wild.high - wild.low, calm.high - calm.low, atol=0.1)
+
+
+def test_nobody_lifted_has_no_stage_and_a_world_has_its_floor_at_0() -> None:
+    joints, positions = joints_at((0, 0, 4))
+    assert stage_of([0], joints * np.nan, positions) is None
+    stage = stage_of([0], joints, positions, world=True)
+    assert stage is not None and stage.high[1] == 0 and stage.world

@@ -14,6 +14,7 @@ import pytest
 from av.video.stream import VideoStream
 
 from service.errors import TooLarge, UnknownKind, Unreadable
+from service.media.tones import HLG, PQ, tone_table
 from service.media.videos import ClipLimits, Frame, open_clip
 
 LIMITS = ClipLimits(max_pixels=4_000_000, max_frames=1000, max_seconds=60.0)
@@ -287,3 +288,75 @@ def test_a_clip_that_another_thread_closes_ends_and_does_not_break(tmp_path: Pat
         closer.join(5)
         assert not closer.is_alive()
         assert next(frames, None) is None
+
+
+# ---- Ten bits, and high dynamic range
+
+
+@pytest.mark.parametrize("codec", ["libx265", "libsvtav1", "libvpx-vp9", "libx264"])
+def test_codecs_of_the_web_and_of_phones_are_read(codec: str, tmp_path: Path) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV cannot write {codec}")
+    frames = frames_of(deep_film(tmp_path / ("clip.webm" if codec == "libvpx-vp9" else "clip.mp4"), codec))
+    assert len(frames) == 6
+    for frame in frames:
+        assert frame.pixels.dtype == np.uint8 and frame.pixels.shape == (96, 128, 3)
+        # Half of the range is half of the range; codecs may be off by a little.
+        np.testing.assert_allclose(frame.pixels[10, 10], 128, atol=6)
+
+
+def deep_film(path: Path, codec: str, transfer: str = "bt709") -> Path:
+    """Six frames of ten bits (VP9: eight, its builds know no more): half bright above, white below."""
+    depth = "yuv420p" if codec == "libvpx-vp9" else "yuv420p10le"
+    shade = np.full((96, 128, 3), 65535, np.uint16)
+    shade[:64] = 32768
+    options = {"preset": "ultrafast"} if codec.startswith("libx26") else {"preset": "12"} if "svt" in codec else {}
+    if codec == "libx265":
+        colours = f"colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc" if transfer != "bt709" else "info=0"
+        options["x265-params"] = f"log-level=none:{colours}"
+    with av.open(str(path), "w") as container:
+        stream = cast(VideoStream, container.add_stream(codec, rate=25, options=options))
+        stream.width, stream.height, stream.pix_fmt = 128, 96, depth
+        for n in range(6):
+            frame = av.VideoFrame.from_ndarray(shade, format="rgb48le").reformat(format=depth)
+            frame.pts = n
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
+def test_high_dynamic_range_comes_out_as_the_ordinary_one(transfer: str, tmp_path: Path) -> None:
+    if "libx265" not in av.codecs_available:
+        pytest.skip("this PyAV cannot write HEVC")
+    table = tone_table(PQ if transfer == "smpte2084" else HLG)
+    assert table is not None
+    plain = frames_of(deep_film(tmp_path / "plain.mp4", "libx265"))
+    mapped = frames_of(deep_film(tmp_path / "hdr.mp4", "libx265", transfer))
+    assert len(mapped) == 6
+    for one, other in zip(plain, mapped, strict=True):
+        assert abs(int(other.pixels[10, 10, 1]) - int(table[one.pixels[10, 10, 1]])) <= 8
+        assert abs(int(other.pixels[10, 10, 1]) - int(one.pixels[10, 10, 1])) > 5
+
+
+# ---- Files that lie
+
+
+@pytest.mark.parametrize("count", [0, 3, 12, 1000])
+def test_a_frame_count_that_lies_ends_in_whole_frames_or_the_reason(count: int, tmp_path: Path) -> None:
+    path = film(tmp_path / "clip.mp4", range(0, 400, 40))
+    body = bytearray(path.read_bytes())
+    at = body.index(b"stsz") + 12
+    assert struct.unpack(">I", body[at : at + 4]) == (10,)
+    body[at : at + 4] = struct.pack(">I", count)
+    path.write_bytes(body)
+    seen: list[int] = []
+    try:
+        with open_clip(path, LIMITS) as clip:
+            for frame in clip:
+                seen.append(frame.index)
+    except Unreadable as error:
+        assert error.field == "clip"
+    assert seen == list(range(min(count, 10)))[: len(seen)]
+    if 0 < count <= 10:
+        assert len(seen) == count

@@ -249,5 +249,5 @@ def test_a_place_that_the_network_lacks_is_refused_with_those_it_has(name: str) 
 
 @pytest.mark.parametrize("options", [{"attention": "everywhere"}, {"gate": "ajar"}])
 def test_an_unknown_preset_or_gate_is_refused_with_those_there_are(options: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="all_blocks" if "attention" in options else "open, closed, zero"):
+    with pytest.raises(ValueError, match="all_blocks" if "attention" in options else "open, closed, printed, zero"):
         create("lite-hrnet", **options)

@@ -17,7 +17,16 @@ from service.geometry.cameras import given_camera, project
 from service.geometry.skeletons import SKELETONS, mirror_order
 from service.people import Scale
 from service.pipelines.call import CameraOptions
-from service.pipelines.lift import CHUNK, Array, Lifted, LiftOptions, LiftPipeline, to_stature, unmirrored_camera
+from service.pipelines.lift import (
+    CHUNK,
+    STRIDE,
+    Array,
+    Lifted,
+    LiftOptions,
+    LiftPipeline,
+    to_stature,
+    unmirrored_camera,
+)
 from service.pipelines.windows import plan_windows
 
 from .fake import BODY, FRAMES, FakeEngine, call, figure, lifter, running, turned
@@ -78,7 +87,7 @@ def test_a_long_sequence_is_its_windows() -> None:
         return lifter(row) * np.float32(1 + row.points[:, 0, 0].mean() / 5000)
 
     points = walk(100)
-    plan = plan_windows(100, FRAMES, 9)
+    plan = plan_windows(100, FRAMES, STRIDE)
     factors = [1 + hips(points)[indices].mean() / 5000 for indices in plan.indices]
     wanted = expected(points, 1.6) * np.array(factors)[plan.owner, None, None]
     np.testing.assert_allclose(lifted(points, rule=of_window).joints, to_stature(wanted, 1.70), atol=1e-4)
@@ -124,7 +133,7 @@ def test_a_long_sequence_never_fills_the_queue() -> None:
             await LiftPipeline(batcher, FRAMES).lift_people([walk(900), walk(900)], OPTIONS, call())
 
     asyncio.run(main())
-    assert sum(sent) == 2 * len(plan_windows(900, FRAMES, 9).indices)
+    assert sum(sent) == 2 * len(plan_windows(900, FRAMES, STRIDE).indices)
     assert max(sent) == CHUNK
 
 
@@ -256,7 +265,7 @@ def test_rates_that_the_lifter_does_not_know_are_resampled_and_brought_back(fps:
     wanted = hips(points) / 1000 * 1.70 / stature(BODY)
     np.testing.assert_allclose(answer.joints[:, 16, 2], wanted, atol=1e-4)
     frames = 60 / fps * min(max(fps, 10), 60)
-    assert len(engine.rows) == len(plan_windows(round(frames) + 1, FRAMES, 9).indices)
+    assert len(engine.rows) == len(plan_windows(round(frames) + 1, FRAMES, STRIDE).indices)
 
 
 def test_frames_with_uneven_times_keep_their_times() -> None:

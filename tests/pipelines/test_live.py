@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 
+from service.engines.framing import LiftFraming, WindowRow
 from service.errors import OutOfRange
 from service.geometry.alignment import stature
+from service.networks import create
 from service.people import Scale
 from service.pipelines.call import CameraOptions, Class
-from service.pipelines.lift import Array, LiftPipeline
+from service.pipelines.lift import Array, LiftOptions, LiftPipeline
 from service.pipelines.live import LiveKeypoints, LiveOptions, LivePose
 
 from .fake import BODY, FRAMES, FakeEngine, call, figure, lifter, running, turned
@@ -224,3 +228,117 @@ def test_streams_do_not_know_of_each_other_and_share_batches() -> None:
         for n, pose in enumerate(told):
             np.testing.assert_allclose(pose.people[0].joints, expected(walker(n, 20.0 * k)), atol=1e-4)
     assert len(engine.batches) < 16 * 10 / 2
+
+
+# ---- Several frames at once
+
+
+def in_groups(
+    sent: Sequence[Sent], groups: Sequence[int], options: LiveOptions = LOW, engine: FakeEngine | None = None
+) -> list[list[LivePose]]:
+    """The stream's answers, where so many frames come at a time; the rest's at the end."""
+
+    async def main() -> list[list[LivePose]]:
+        told, left = [], [(one.seq, one.time, one.people) for one in sent]
+        async with running(engine or FakeEngine("lift", lifter)) as (batcher,):
+            live = LiveKeypoints(LiftPipeline(batcher, FRAMES), options)
+            for count in groups:
+                told.append(await live.add_all(left[:count], call(Class.LIVE)))
+                left = left[count:]
+            told.append(await live.rest(call(Class.LIVE)))
+        return told
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("options", [LOW, FULL], ids=["low", "full"])
+@pytest.mark.parametrize("groups", [[1, 3, 5, 2, 9], [20], [10, 10], [19, 1]])
+def test_frames_that_come_together_are_answered_as_if_they_had_come_alone(
+    groups: list[int], options: LiveOptions
+) -> None:
+    # The fake lifter's answer does not depend on the window.
+    alone = [pose for pose in answers(stream(20), options) if isinstance(pose, LivePose)]
+    together = [pose for part in in_groups(stream(20), groups, options) for pose in part]
+    assert [pose.seq for pose in together] == [pose.seq for pose in alone] == list(range(20))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one.people[0].joints, other.people[0].joints, atol=1e-5)
+
+
+def test_frames_that_come_together_share_a_pass() -> None:
+    engine = FakeEngine("lift", lifter)
+    told = in_groups(stream(23), [8, 5, 10], engine=engine)
+    assert [len(part) for part in told] == [8, 5, 10, 0]
+    assert len(engine.rows) == 3
+
+
+def test_more_than_half_a_window_at_once_takes_several_passes() -> None:
+    engine = FakeEngine("lift", lifter)
+    told = in_groups(stream(60), [60], engine=engine)
+    assert [pose.seq for pose in told[0]] == list(range(60))
+    assert len(engine.rows) == -(-60 // (FRAMES // 2 + 1))
+
+
+def test_a_clock_that_goes_back_among_them_and_a_new_person_end_a_pass() -> None:
+    back = [*stream(5), Sent(5, 0.0, [walker(0)]), Sent(6, 0.03, [walker(1), walker(1, 300)])]
+    engine = FakeEngine("lift", lifter)
+    told = in_groups(back, [7], engine=engine)
+    assert [pose.seq for pose in told[0]] == list(range(7))
+    assert [len(pose.people) for pose in told[0]] == [1] * 6 + [2]
+    assert len(engine.rows) == 4  # of the last pass a row a person
+
+
+def test_points_of_another_shape_take_none_of_them() -> None:
+    async def main() -> list[LivePose]:
+        async with running(FakeEngine("lift", lifter)) as (batcher,):
+            live = LiveKeypoints(LiftPipeline(batcher, FRAMES), LOW)
+            with pytest.raises(OutOfRange):
+                await live.add_all([(0, 0.0, [walker(0)]), (1, 0.1, [np.zeros((5, 3), np.float32)])], call(Class.LIVE))
+            return await live.add_all([(2, 0.2, [walker(2)])], call(Class.LIVE))
+
+    assert [pose.seq for pose in asyncio.run(main())] == [2]
+
+
+# ---- The same as offline
+
+
+def real_lifter() -> FakeEngine:
+    """A lifter with weights by chance, whose answer for a frame depends on every frame of the window."""
+    torch.manual_seed(0)
+    facts = {"frames": FRAMES, "channels": 6, "depth": 2, "head": "sequence", "spatial": True, "temporal": True}
+    network = create("lifter", **facts, unknown_token=True).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    framing = LiftFraming(FRAMES)
+
+    def answer(row: WindowRow) -> Array:
+        with torch.no_grad():
+            return framing.answers([network(torch.from_numpy(framing.inputs([row]))).numpy()], [row])[0]
+
+    return FakeEngine("lift", answer)
+
+
+@pytest.mark.parametrize("group", [1, 4])
+@pytest.mark.parametrize("latency", ["low", "full"])
+def test_a_stream_is_lifted_as_its_windows_are_offline(latency: Literal["low", "full"], group: int) -> None:
+    random = np.random.default_rng(3)
+    shaken = random.normal(0, [3, 3, 0], (60, 17, 3)).astype(np.float32)
+    sent = [Sent(n, n / 30, [walker(n) + shaken[n]]) for n in range(60)]
+    options = replace(LOW, latency=latency)
+    engine = real_lifter()
+    parts = in_groups(sent, [group] * (60 // group), options, engine)
+    poses = [(end, pose) for end, part in enumerate(parts[:-1]) for pose in part]
+    assert len(poses) >= 40
+
+    async def offline(points: Array) -> Array:
+        async with running(engine) as (batcher,):
+            lift = LiftPipeline(batcher, FRAMES)
+            return (await lift.lift(points, LiftOptions("coco17", LOW.image_size, fps=30), call())).joints
+
+    for end, pose in poses[:: 5 if group == 1 else 3]:
+        newest = group * (end + 1) - 1
+        first = max(0, newest - FRAMES + 1)
+        window = np.stack([one.people[0] for one in sent[first : newest + 1]])
+        there = asyncio.run(offline(window))[pose.seq - first]
+        np.testing.assert_allclose(pose.people[0].joints, there, atol=1e-4)
+        if newest >= FRAMES and group == 1:
+            assert pose.seq == (newest if latency == "low" else newest - FRAMES // 2)

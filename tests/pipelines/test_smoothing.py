@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.pipelines.smoothing import BLOCK, Array, OneEuro, smooth
+from service.pipelines.smoothing import BLOCK, Array, OneEuro, smooth, without_spikes
 
 
 def walk(frames: int, fps: float, seed: int = 0) -> tuple[Array, np.ndarray]:
@@ -184,3 +184,52 @@ def test_a_clock_that_goes_back_begins_anew() -> None:
     run(one, points, times)
     np.testing.assert_array_equal(one(points[0], 0.0), points[0])
     np.testing.assert_array_equal(one(points[5], 0.0), points[5])
+
+
+# ---- Leaps of one frame
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("fps", [12.5, 25, 60])
+def test_motion_without_leaps_is_left_alone(fps: float, seed: int) -> None:
+    points, times = walk(80, fps, seed)
+    points[..., :2] += np.random.default_rng(seed).normal(0, 2, points[..., :2].shape).astype(np.float32)
+    np.testing.assert_array_equal(without_spikes(points, times, 200), points)
+
+
+@pytest.mark.parametrize("joint", [0, 9, 16])
+@pytest.mark.parametrize("frame", [1, 20, 48])
+def test_a_leap_and_back_is_taken_out(joint: int, frame: int) -> None:
+    points, times = walk(50, 25)
+    wrong = points.copy()
+    wrong[frame, joint] += np.array([70, -40, 0], np.float32)
+    calm = without_spikes(wrong, times, 200)
+    np.testing.assert_allclose(calm[frame, joint, :2], points[frame, joint, :2], atol=2)
+    wrong[frame, joint] = calm[frame, joint]
+    np.testing.assert_array_equal(calm, wrong)
+
+
+def test_a_leap_that_stays_is_motion() -> None:
+    points, times = walk(50, 25)
+    points[20:, 9, 0] += 80
+    np.testing.assert_array_equal(without_spikes(points, times, 200), points)
+
+
+def test_where_frames_are_rare_people_do_leap() -> None:
+    points, times = walk(50, 5)
+    points[20, 9, 0] += 80
+    np.testing.assert_array_equal(without_spikes(points, times, 200), points)
+
+
+def test_unknown_neighbours_make_no_leap() -> None:
+    points, times = walk(50, 25)
+    points[20, 9, 0] += 80
+    points[21, 9] = np.nan, np.nan, 0
+    np.testing.assert_array_equal(without_spikes(points, times, 200), points)
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2])
+def test_two_frames_have_no_leaps(frames: int) -> None:
+    points, times = walk(2, 25)
+    points[0] += 100
+    np.testing.assert_array_equal(without_spikes(points[:frames], times[:frames], 200), points[:frames])

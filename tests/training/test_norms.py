@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from service.networks import create
 from service.networks.lite_hrnet import ConvNorm, depthwise
-from training.norms import folded, give_back_batch_norms, set_momentum
+from training.norms import folded, fused, give_back_batch_norms, keep_statistics, set_momentum
 
 
 class Small(nn.Module):
@@ -95,3 +95,29 @@ def test_momentum_is_set_everywhere() -> None:
     module = Small()
     set_momentum(module, 0.02)
     assert [each.momentum for each in module.modules() if isinstance(each, nn.BatchNorm2d)] == pytest.approx([0.02] * 3)
+
+
+def test_kept_statistics_make_training_see_what_the_finished_network_has() -> None:
+    torch.manual_seed(0)
+    crops = torch.randn(6, 3, 16, 16)
+    module = give_back_batch_norms(fold(Small()), crops)
+    expected = module.eval()(crops[:2])
+    names = set(module.state_dict())
+    keep_statistics(module)
+    module.train()
+    answer = module(crops[:2])
+    assert torch.allclose(answer, expected, atol=1e-6) and set(module.state_dict()) == names
+    answer.square().sum().backward()
+    assert all(each.grad is not None for each in module.parameters())
+    assert torch.allclose(module.eval()(crops[:2]), expected, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_fused_copy_answers_the_same_without_norms() -> None:
+    torch.manual_seed(0)
+    crops = torch.randn(6, 3, 16, 16)
+    module = give_back_batch_norms(fold(Small()), crops).eval()
+    copied = fused(module)
+    assert torch.allclose(copied(crops), module(crops), atol=1e-5)
+    assert not any(isinstance(each, nn.BatchNorm2d) for each in copied.modules())
+    assert any(isinstance(each, nn.BatchNorm2d) for each in module.modules())

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from service.networks import create
 from training.data.photos import PhotoSet, PhotoSetRecipe, read_photos
-from training.data.squares import SquareMaker, SquareRecipe
-from training.person import PersonLoss, PersonTask, assign, flattened, overlaps, person_losses, train
+from training.data.squares import SquareMaker, SquareRecipe, turned
+from training.person import PersonLoss, PersonTask, assign, flattened, freeze, overlaps, person_losses, train
 from training.pose import read_sets
 from training.recipe import read_recipe
 
@@ -55,6 +56,37 @@ def test_boxes_stay_around_their_people(photos: Path) -> None:
         inside = ((x[:, None] > known[:, 0] - 5) & (x[:, None] < known[:, 2] + 5)
                   & (y[:, None] > known[:, 1] - 5) & (y[:, None] < known[:, 3] + 5)).any(1)  # fmt: skip
         assert len(x) and inside.all()
+
+
+@pytest.mark.parametrize("share", [{"turned": 1.0}, {"aimed": 1.0}, {"turned": 1.0, "aimed": 1.0}], ids=str)
+def test_boxes_travel_with_turned_and_aimed_pictures(photos: Path, share: dict[str, float]) -> None:
+    recipe = SquareRecipe(sides=(160,), zoom=(1.0, 1.01), mirrored=0.0, nobody=0.0, colour=0.0, grey=0.0, **share)  # type: ignore[arg-type]
+    make = maker(photos, recipe, "hand.json")
+    for number in range(6):
+        for pixels, boxes, kinds in zip(*make(number), strict=True):
+            y, x = np.nonzero(pixels[..., 0] > 230)
+            known = boxes[kinds != 0]
+            inside = ((x[:, None] > known[:, 0] - 9) & (x[:, None] < known[:, 2] + 9)
+                      & (y[:, None] > known[:, 1] - 9) & (y[:, None] < known[:, 3] + 9)).any(1)  # fmt: skip
+            assert inside.all()
+
+
+def test_four_quarter_turns_are_none() -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (30, 50, 3)).astype(np.uint8)
+    boxes = np.array([[3, 4, 20, 28], [0, 0, 50, 30]], np.float32)
+    whole, same = turned(picture, boxes, 4)
+    assert np.array_equal(whole, picture)
+    assert np.array_equal(same, boxes)
+    left, moved = turned(picture, boxes, 1)
+    assert np.array_equal(left, np.rot90(picture))
+    assert moved[0].tolist() == [4, 30, 28, 47]
+
+
+def test_an_aimed_picture_shows_its_person_at_the_size_that_was_drawn(photos: Path) -> None:
+    recipe = SquareRecipe(sides=(160,), aimed=1.0, filled=(0.3, 0.301), nobody=0.0)
+    boxes, kinds = maker(photos, recipe, "hand.json")(0)[1:]
+    longest = (boxes[..., 2:] - boxes[..., :2]).max(-1) / 160
+    assert (np.abs(np.where(kinds == 1, longest, 9) - 0.3).min(1) < 0.05).all()
 
 
 def test_crowds_are_ignored_and_nobody_has_no_box(photos: Path) -> None:
@@ -133,6 +165,15 @@ def test_answers_that_follow_the_gradient_find_the_people() -> None:
     assert len(set(overlaps(boxes[0, logits[0] > 1, None], people[0])[0].argmax(1).tolist())) == 2
 
 
+def test_frozen_parts_stay_and_unknown_ones_are_refused() -> None:
+    module = create("rtmdet-nano")
+    freeze(module, ["backbone.stem"])
+    assert not any(each.requires_grad for each in module.get_submodule("backbone.stem").parameters())
+    assert all(each.requires_grad for each in module.get_submodule("neck").parameters())
+    with pytest.raises(ValueError, match=r"`frozen` names 'backbone\.stem9'"):
+        freeze(module, ["backbone.stem9"])
+
+
 class Says(torch.nn.Module):
     """One answer, whatever it is shown."""
 
@@ -163,6 +204,6 @@ def test_the_finders_recipe_takes_steps(photos: Path, tmp_path: Path) -> None:
     recipe["input"] |= {"side": 64}
     recipe["loop"] |= {"batch": 2}
     told = {"photos": photos, "run": tmp_path, "start": "", "store": tmp_path, "device": "cpu", "bf16": True}
-    figures = train(recipe, Namespace(**told, workers=0, start_from=None, hours=1.0, decay_steps=2))
+    figures = train(recipe, Namespace(**told, workers=0, start_from=None, hours=1.0, decay_steps=2, decay_hours=0.0))
     assert set(figures) >= {"hand_ap", "hand_ap50"}
     assert torch.load(tmp_path / "latest.pt", weights_only=True)["step"] == 2

@@ -17,7 +17,17 @@ from service.networks import create, load_weights
 from service.networks.hrnet import create_hrnet
 from service.networks.lite_hrnet import ConvNorm
 from training.data.crops import CropBatch
-from training.pose import PoseLoss, PoseTask, Teacher, as_heatmaps, cross_entropy, read_sets, squared_error, train
+from training.pose import (
+    PoseLoss,
+    PoseTask,
+    Teacher,
+    as_heatmaps,
+    cross_entropy,
+    gaussians,
+    read_sets,
+    squared_error,
+    train,
+)
 from training.recipe import read_recipe
 from training.start import read_start, weights_of
 
@@ -50,6 +60,17 @@ def test_the_squared_error_is_the_published_one_and_unlabelled_joints_do_not_cou
         assert loss(other, targets, weights) == pytest.approx(float(loss(heatmaps, targets, weights)), rel=1e-6)
 
 
+def test_heatmaps_drawn_in_torch_are_the_services() -> None:
+    rng = np.random.default_rng(0)
+    cells = rng.uniform(-12, 28, (3, 17, 2)).astype(np.float32)
+    worth = rng.uniform(0, 1, (3, 17)).astype(np.float32) * (rng.random((3, 17)) < 0.8)
+    cells[0, :4], worth[0, :4] = np.nan, 0
+    expected, inside = gaussian_targets(cells, worth, 16, 20, 2.0)
+    targets, weights = gaussians(torch.from_numpy(cells), torch.from_numpy(worth), 16, 20, 2.0)
+    assert np.allclose(targets, expected, atol=1e-6) and np.allclose(weights, inside * worth)
+    assert 0 < inside.sum() < (worth > 0).sum()
+
+
 def test_the_cross_entropy_is_least_where_the_softmax_is_the_gaussian() -> None:
     targets, weights = some_targets()
     best = targets.clamp(min=1e-9).log()
@@ -76,6 +97,22 @@ def test_the_teacher_is_the_services_flip_test() -> None:
         heatmaps, mirrored = network(crops).numpy(), network(crops.flip(3)).numpy()
     expected = merge_mirrored(heatmaps, mirrored, framing.order, framing.flip_shift)
     assert np.allclose(Teacher(network, framing, CPU)(crops).numpy(), expected, atol=1e-6)
+
+
+def test_the_teacher_of_a_network_with_norms_answers_as_that_network(public: Path, tmp_path: Path) -> None:
+    network = create("lite-hrnet")
+    load_weights(network, read_start(str(public), tmp_path), "the file")
+    framing = PoseFraming(read_recipe(RECIPES / "lite-hrnet.toml")["input"] | SMALL)
+    crops = torch.randn(2, 3, 64, 64)
+    exact = Teacher(nn.Sequential(network), framing, CPU)(crops)
+    with torch.no_grad():
+        expected = merge_mirrored(
+            network.eval()(crops).numpy(), network(crops.flip(3)).numpy(), framing.order, framing.flip_shift
+        )
+    scale = np.abs(expected).max()
+    assert np.allclose(exact.numpy(), expected, atol=1e-4 * scale)
+    assert np.allclose(Teacher(network, framing, CPU, bf16=True)(crops).numpy(), expected, atol=0.05 * scale)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
 class Knowing(nn.Module):
@@ -106,6 +143,7 @@ def test_the_validation_calls_the_labels_themselves_perfect(photos: Path) -> Non
 
 def arguments(photos: Path, run: Path, start: str = "", **more: Any) -> Namespace:
     told = {"photos": photos, "run": run, "start": start, "store": run, "device": "cpu", "bf16": False, "workers": 0}
+    told |= {"picture_gb": 0.01, "graphs": True, "channels_last": True, "decay_hours": 0.0}
     return Namespace(**told, start_from=None, hours=1.0, decay_steps=2, **more)
 
 
@@ -182,9 +220,9 @@ def test_either_loss_falls_on_one_batch_and_the_peak_rises(photos: Path) -> None
         torch.manual_seed(0)
         recipe = small("lite-hrnet") | {"loss": {"kind": kind}}
         task = PoseTask(recipe, [], CPU, False)
-        targets, weights = some_targets()
+        cells = torch.from_numpy(np.random.default_rng(0).uniform(3, 12, (2, 17, 2)).astype(np.float32))
         pixels = torch.randint(0, 255, (2, 64, 64, 3), dtype=torch.uint8)
-        batch: CropBatch[Tensor] = CropBatch(pixels, targets, weights)
+        batch: CropBatch[Tensor] = CropBatch(pixels, cells, torch.ones(2, 17))
         network = Free()
         optimiser = torch.optim.Adam(network.parameters(), 0.2)
         figures = []

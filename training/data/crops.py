@@ -1,13 +1,15 @@
-"""Training crops for the detector: people cut out, turned, mirrored, covered, coloured, and their heatmaps.
+"""Training crops for the detector: people cut out, turned, mirrored, covered, coloured, and where their joints are.
 
 Joints travel with the pixels through `service.geometry.crops`, in frames that begin at the corner; heatmap centres are
-the inverse of the decoding. All of it numpy and OpenCV; a batch depends on the seed and its number alone.
+the inverse of the decoding, in cells. Heatmaps are drawn where they are needed: a batch of them is larger than its
+pixels. All of it numpy and OpenCV; a batch depends on the seed and its number alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import cv2
@@ -16,7 +18,6 @@ from numpy.typing import NDArray
 
 from service.engines.framing import PoseFraming
 from service.geometry.crops import crop_of_box, cut, input_to_cells, to_input
-from service.geometry.heatmaps import gaussian_targets
 
 from .photos import LabelledPerson, LabelledPhoto, PhotoSet, read_picture
 
@@ -55,23 +56,31 @@ class CropRecipe:
 
 
 class CropBatch(NamedTuple, Generic[Values]):
-    """pixels (n, height, width, 3) uint8 RGB; targets (n, 17, rows, columns); weights (n, 17), 0 where unlabelled."""
+    """pixels (n, height, width, 3) uint8 RGB; cells (n, 17, 2) x, y of the heatmaps' peaks, NaN where unlabelled;
+    weights (n, 17), 0 where unlabelled."""
 
     pixels: Values
-    targets: Values
+    cells: Values
     weights: Values
 
 
 class CropMaker:
     """Makes the batch of a number: `maker(number)`.
 
-    sets: people without a pose are left out. framing: the network's crop and decoding.
+    sets: people without a pose are left out. framing: the network's crop and decoding. read: a file's picture;
+    `Pictures` keeps them decoded.
     """
 
     def __init__(
-        self, sets: Sequence[PhotoSet], recipe: CropRecipe, framing: PoseFraming, batch: int, seed: int
+        self,
+        sets: Sequence[PhotoSet],
+        recipe: CropRecipe,
+        framing: PoseFraming,
+        batch: int,
+        seed: int,
+        read: Callable[[Path], Picture] = read_picture,
     ) -> None:
-        self.recipe, self.framing, self.batch, self.seed = recipe, framing, batch, seed
+        self.recipe, self.framing, self.batch, self.seed, self._read = recipe, framing, batch, seed, read
         rows = [(p, person, s.share) for s in sets for p in s.photos for person in p.people if person.has_pose]
         if not rows:
             raise ValueError("the recipe's photos have no person with a labelled joint")
@@ -85,11 +94,8 @@ class CropMaker:
         people = [self.people[index] for index in chosen]
         crops = [self._crop(photo, person, rng) for photo, person in people]
         pixels, joints = np.stack([pixels for pixels, _ in crops]), np.stack([joints for _, joints in crops])
-        framing = self.framing
-        cells = input_to_cells(joints[..., :2], framing.stride, framing.shift)
-        columns, rows = heatmap_size(framing)
-        targets, inside = gaussian_targets(cells, joints[..., 2], columns, rows, self.recipe.sigma)
-        return CropBatch(pixels, targets, inside * joints[..., 2])
+        cells = input_to_cells(joints[..., :2], self.framing.stride, self.framing.shift)
+        return CropBatch(pixels, cells, joints[..., 2])
 
     def _crop(self, photo: LabelledPhoto, person: LabelledPerson, rng: Generator) -> tuple[Picture, Array]:
         """Pixels (height, width, 3) and joints (17, 3) in the crop's pixels, with what each label is worth."""
@@ -105,7 +111,7 @@ class CropMaker:
         crop = crop_of_box(
             where, framing.width, framing.height, framing.padding, float(degrees), transform=framing.transform
         )
-        pixels, joints = cut(read_picture(photo.file), crop), to_input(person.joints, crop)
+        pixels, joints = cut(self._read(photo.file), crop), to_input(person.joints, crop)
         if rng.random() < recipe.flipped:
             pixels, joints = mirrored(pixels, joints, framing.order)
         pixels = covered(pixels, joints, rng) if rng.random() < recipe.covered else pixels

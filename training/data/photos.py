@@ -11,7 +11,10 @@ people have no box).
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -122,6 +125,36 @@ def read_picture(file: Path) -> Picture:
     if pixels is None:
         raise ValueError(f"{file} is missing, or no picture that can be read")
     return np.ascontiguousarray(pixels[..., ::-1]).astype(np.uint8, copy=False)
+
+
+class Pictures:
+    """`read_picture` with pictures decoded beforehand, as many as fit; the others are read each time.
+
+    Made before worker processes are forked, so that all of them read the same memory.
+
+    files: in the order of their worth. most_bytes: of decoded pixels. threads: that decode; 0: one a core.
+    """
+
+    def __init__(self, files: Iterable[Path], most_bytes: float, threads: int = 0) -> None:
+        self._kept: dict[Path, Picture] = {}
+        self.bytes = 0
+        wanted = list(dict.fromkeys(files)) if most_bytes > 0 else []
+        threads = threads or len(os.sched_getaffinity(0))
+        with ThreadPoolExecutor(threads) as pool:
+            for begin in range(0, len(wanted), 64 * threads):  # in parts, so that little is decoded beyond what fits
+                part = wanted[begin : begin + 64 * threads]
+                for file, picture in zip(part, pool.map(read_picture, part), strict=True):
+                    if self.bytes + picture.nbytes > most_bytes:
+                        return
+                    self._kept[file] = picture
+                    self.bytes += picture.nbytes
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __call__(self, file: Path) -> Picture:
+        kept = self._kept.get(file)
+        return read_picture(file) if kept is None else kept
 
 
 def _split(coco: dict[str, Any], split: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Training pictures for the person finder: whole photos, zoomed, mirrored, recoloured, letterboxed by the service.
+"""Training pictures for the person finder: photos zoomed, turned, mirrored, recoloured, letterboxed by the service.
 
 Boxes are corners (x1, y1, x2, y2) in the square's pixels. A batch depends on the seed and its number alone.
 """
@@ -27,15 +27,23 @@ Values = TypeVar("Values")  # an array, and a tensor once a loader has it
 # Of a person that a cut leaves less than this of, it cannot be said whether an answer is right.
 LEAST_VISIBLE = 0.35
 MOST_SOURCE_PX = 1280  # larger photos are halved first: the square is smaller than that by far
+LEAST_PART, MOST_PART = 0.15, 2.5  # of the photo's sides, where the zoom follows a person
+LEAST_SEEN_PX = 96  # of the photo's shorter side: what is blown up further is blur
 
 
 @dataclass(frozen=True)
 class SquareRecipe:
     """sides: of the square in pixels, one drawn a batch. zoom: the part of the photo's sides that is seen, least and
-    most (over 1: grey around). nobody: share of pictures without people. colour, grey: as for crops."""
+    most (over 1: grey around). aimed: share of pictures whose zoom is chosen for one of the people instead, who then
+    fills `filled` of the longer side, least and most (over 1: the border cuts). turned: share of pictures turned by a
+    quarter or a half, so that people lie or stand on their heads. nobody: share of pictures without people. colour,
+    grey: as for crops."""
 
     sides: tuple[int, ...] = (320,)
     zoom: tuple[float, float] = (0.5, 1.6)
+    aimed: float = 0.0
+    filled: tuple[float, float] = (0.06, 1.4)
+    turned: float = 0.0
     mirrored: float = 0.5
     nobody: float = 0.05
     colour: float = 0.15
@@ -84,7 +92,15 @@ class SquareMaker:
             tall, wide = picture.shape[:2]
             picture = cv2.resize(picture, (wide // 2, tall // 2), interpolation=cv2.INTER_AREA).astype(np.uint8)
             boxes = boxes * np.tile(np.array([wide // 2 / wide, tall // 2 / tall], np.float32), 2)
-        picture, boxes, kinds = _zoomed(picture, boxes, kinds, float(np.exp(rng.uniform(*np.log(recipe.zoom)))), rng)
+        if rng.random() < recipe.turned:
+            picture, boxes = turned(picture, boxes, int(rng.integers(1, 4)))
+        part, around = float(np.exp(rng.uniform(*np.log(recipe.zoom)))), None
+        if rng.random() < recipe.aimed and (kinds == 1).any():
+            around = boxes[rng.choice(np.nonzero(kinds == 1)[0])]
+            fills = float((around[2:] - around[:2]).max()) / max(picture.shape[:2])
+            part = fills / float(np.exp(rng.uniform(*np.log(recipe.filled))))
+            part = min(max(part, LEAST_PART, LEAST_SEEN_PX / min(picture.shape[:2])), MOST_PART)
+        picture, boxes, kinds = _zoomed(picture, boxes, kinds, part, around, rng)
         if rng.random() < recipe.mirrored:
             wide = picture.shape[1]
             picture, boxes = (
@@ -96,13 +112,28 @@ class SquareMaker:
         return square, boxes * np.tile(np.array(scale, np.float32), 2), kinds
 
 
+def turned(picture: Picture, boxes: Array, quarters: int) -> tuple[Picture, Array]:
+    """Picture and boxes turned left by `quarters` of a full turn."""
+    for _ in range(quarters):
+        wide = picture.shape[1]
+        picture = np.rot90(picture)
+        boxes = np.stack([boxes[:, 1], wide - boxes[:, 2], boxes[:, 3], wide - boxes[:, 0]], 1)
+    return np.ascontiguousarray(picture), boxes
+
+
 def _zoomed(
-    picture: Picture, boxes: Array, kinds: NDArray[np.int64], part: float, rng: Generator
+    picture: Picture, boxes: Array, kinds: NDArray[np.int64], part: float, around: Array | None, rng: Generator
 ) -> tuple[Picture, Array, NDArray[np.int64]]:
-    """A part of the picture (`part` of its sides) or, over 1, the picture on grey; whole pixels, nothing resampled."""
+    """A part of the picture (`part` of its sides) or, over 1, the picture on grey; whole pixels, nothing resampled.
+
+    around: a box (4,) that the part seen must reach: it holds a point of its middle half. None: any part.
+    """
     old = np.array(picture.shape[1::-1])  # width, height
     new = np.maximum(1, np.round(old * part)).astype(int)
     first = np.floor(rng.random(2) * (np.abs(old - new) + 1)).astype(int) * np.sign(old - new)
+    if around is not None and part <= 1:
+        point = around[:2] + (around[2:] - around[:2]) * rng.uniform(0.25, 0.75, 2)
+        first = np.floor(point - new * rng.uniform(0.2, 0.8, 2)).astype(int).clip(0, old - new)
     if part <= 1:
         (left, top), (right, bottom) = first, first + new
         seen = picture[top:bottom, left:right]

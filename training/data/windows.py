@@ -27,7 +27,20 @@ STATURE = 1.70
 # How far a detector misses, joint by joint, relative to its mean: wrists and ankles most.
 HARDNESS = (0.7, 0.8, 0.9, 1.2, 0.8, 0.9, 1.2, 0.6, 0.6, 0.6, 0.8, 0.8, 1.1, 1.4, 0.8, 1.1, 1.4)
 SIZES = ((1920, 1080), (1280, 720), (1080, 1920), (640, 480), (480, 640), (1000, 1000))
-LIMBS = ((2, 3), (5, 6), (12, 13), (15, 16), (3,), (6,), (13,), (16,), (1, 2, 3, 4, 5, 6), (2, 3, 5, 6), (9, 10), (3, 6))
+LIMBS = (
+    (2, 3),
+    (5, 6),
+    (12, 13),
+    (15, 16),
+    (3,),
+    (6,),
+    (13,),
+    (16,),
+    (1, 2, 3, 4, 5, 6),
+    (2, 3, 5, 6),
+    (9, 10),
+    (3, 6),
+)
 # Left with right: what a detector mixes up, from the hip or shoulder, the knee or elbow, or the end alone.
 SWAPPED = ((1, 2, 3, 4, 5, 6), (2, 3, 5, 6), (3, 6), (11, 12, 13, 14, 15, 16), (12, 13, 15, 16), (13, 16))
 # Drawn for each window: bones (child joints, a left one with its right one) and the spread of the factor's logarithm.

@@ -1,4 +1,4 @@
-"""The doors of the Open Inference Protocol under /v2: health, metadata, infer, statistics, the repository's index.
+"""The doors of the Open Inference Protocol under /v2: health, metadata, infer, statistics, the repository.
 
 What a body must look like is `wire`'s business, what a model does with it `repository`'s. Errors are problem documents
 with the protocol's member `error` beside; nothing but an infer answer is ever compressed.
@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.errors import OutOfRange
+from service.errors import OutOfRange, Unknown, Unreadable
 from service.pipelines.call import Call, Class
 
-from ..access import begin_call
+from ..access import begin_call, require_admin
 from ..schemas import json_object
 from ..uploads import MEGABYTE, read_body
+from . import models as kinds
 from . import repository
-from .repository import KINDS, Served
+from .models import KINDS
+from .repository import Served
 from .statistics import Statistics
 from .wire import (
     LENGTH_HEADER,
@@ -45,13 +46,13 @@ if TYPE_CHECKING:
     from service.assembly import Service
     from service.settings import Settings
 
-# Those that are really here: `timeout` is honoured and `priority` is not, so schedule_policy is none of them; the
-# repository can be read and not changed, so model_repository is not either.
-EXTENSIONS = ["binary_tensor_data", "parameters", "statistics", "model_configuration"]
+# Those that are really here: `timeout` is honoured and `priority` is not, so schedule_policy is none of them.
+EXTENSIONS = ["binary_tensor_data", "parameters", "statistics", "model_repository", "model_configuration"]
+ALIASES = ("pose", "lift", "photo")
 MAX_TENSORS_BYTES = 64 * MEGABYTE
 _HANDLED_AT_ONCE = 64 * 1024  # bytes that the loop reads, writes or packs itself
 _LEAST_PACKED = 1024  # bytes; what is smaller fits one packet anyway
-_MAX_INDEX_BYTES = 64 * 1024
+_MAX_SMALL_BYTES = 64 * 1024
 
 Door = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -66,8 +67,8 @@ def add_to(app: FastAPI) -> None:
         ("GET", "/models", models),
         ("GET", "/models/stats", all_statistics),
         ("POST", "/repository/index", repository_index),
-        ("POST", "/repository/models/{model}/load", not_at_run_time),
-        ("POST", "/repository/models/{model}/unload", not_at_run_time),
+        ("POST", "/repository/models/{model}/load", load_model),
+        ("POST", "/repository/models/{model}/unload", unload_model),
     ]
     for version in ("", "/versions/{version}"):
         doors += [
@@ -143,18 +144,49 @@ async def model_config(request: Request) -> Response:
 async def repository_index(request: Request) -> Response:
     """What is in the store, and whether it is in use; `{"ready": true}` leaves out what is not."""
     service: Service = request.app.state.service
-    only_ready = False
-    if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
-        wait_until = asyncio.get_running_loop().time() + service.settings.deadline_ms / 1000
-        body = await read_body(request, _MAX_INDEX_BYTES, "body", wait_until=wait_until)
-        only_ready = json_object(body, "body").get("ready") is True
-    entries = await service.in_decode_pool(service.models)
-    return _json(repository.index(service, entries, only_ready=only_ready))
+    only_ready = (await _small_body(request)).get("ready") is True
+    return _json(await service.in_decode_pool(functools.partial(repository.index, service, only_ready=only_ready)))
 
 
-async def not_at_run_time(request: Request) -> Response:
-    """Load and unload: the store is what it was at the start."""
-    raise HTTPException(501, "models are not loaded or unloaded at run time: start a service with the ones you want")
+async def load_model(request: Request) -> Response:
+    """A version of the store takes over its role, once it is warm; the body may name it. One that breaks does not."""
+    require_admin(request)
+    service: Service = request.app.state.service
+    parameters = (await _small_body(request)).get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise Unreadable("`parameters` must be an object", field="parameters")
+    label = repository.asked_version(_own_name(request), parameters)
+    # Whoever asked may leave: half a change would help nobody.
+    await asyncio.shield(asyncio.ensure_future(service.load_model(label)))
+    return _json({})
+
+
+async def unload_model(request: Request) -> Response:
+    """The role goes back to the model that had it at the start."""
+    require_admin(request)
+    await _small_body(request)
+    service: Service = request.app.state.service
+    await asyncio.shield(asyncio.ensure_future(service.unload_model(_own_name(request))))
+    return _json({})
+
+
+def _own_name(request: Request) -> str:
+    """The name in the path; an alias stands for whatever serves it, so it is none that could be loaded."""
+    name: str = request.path_params["model"]
+    if name in ALIASES:
+        message = f"`{name}` stands for the model in use: load or unload one of the store by its own name"
+        raise Unknown(message, field="model")
+    return name
+
+
+async def _small_body(request: Request) -> dict[str, Any]:
+    """A JSON object that need not be there."""
+    if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+        return {}
+    settings = request.app.state.service.settings
+    wait_until = asyncio.get_running_loop().time() + settings.deadline_ms / 1000
+    body = await read_body(request, _MAX_SMALL_BYTES, "body", wait_until=wait_until)
+    return json_object(body, "body")
 
 
 # ---- Statistics
@@ -198,6 +230,7 @@ async def _infer(request: Request, model: Served, call: Call, started: float, ke
     began = asyncio.get_running_loop().time()
     limit = max_body_bytes(service.settings)
     body = await read_body(request, limit, "body", wait_until=call.deadline)
+    model = _found(request)  # again: it may have been replaced while the body came
     came = time.perf_counter()
     inputs, _ = KINDS[model.role].tensors(service)
     coding = request.headers.get("content-encoding", "")
@@ -209,7 +242,7 @@ async def _infer(request: Request, model: Served, call: Call, started: float, ke
         asked = await service.in_decode_pool(read)
     call = _until(asked.parameters, call, began, service.settings, "request-timeout-ms" in request.headers)
     read_s = time.perf_counter() - came
-    work = repository.answer(service, model, asked, call, request.scope.get("request_id", ""))
+    work = kinds.answer(service, model.role, asked, call, request.scope.get("request_id", ""))
     answered = await request.app.state.doors.see_through(request.receive, call.deadline, work)
     worked = time.perf_counter()
     tensors = list(answered.tensors.values())

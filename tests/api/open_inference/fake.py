@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from service.batching.scheduler import Scheduler
 from service.engines.device import Device
 from service.engines.engine import Engine
 from service.engines.framing import PoseFraming
+from service.errors import Unknown, Unreadable
 from service.pipelines.lift import LiftPipeline
 from service.pipelines.photo import PhotoPipeline
 from tests.api.fake import FakeService
@@ -46,9 +47,9 @@ class Brightness:
         return [np.repeat(bright[:, None], 17, axis=1)]
 
 
-def pose_engine(network: Brightness) -> Engine:
+def pose_engine(network: Brightness, label: str = "bright@3") -> Engine:
     return Engine(
-        "bright@3",
+        label,
         "pose",
         PoseFraming(PRESET),
         network,
@@ -60,8 +61,18 @@ def pose_engine(network: Brightness) -> Engine:
     )
 
 
+class TinyStore:
+    """`bright` has a fourth version that can be loaded, a fifth that breaks meanwhile, and a sixth without manifest."""
+
+    labels = ("bright@2", "bright@3", "bright@4", "bright@5", "spare@1")
+    broken: ClassVar = {"bright@6": "bright/6/manifest.toml: no such file"}
+
+    def survey(self) -> list[tuple[str, None, str]]:
+        return [(label, None, "") for label in self.labels] + [(n, None, why) for n, why in self.broken.items()]
+
+
 class TinyService(FakeService):
-    """Starts like the real one. Of the store's models, `spare` is not in use."""
+    """Starts like the real one, and replaces its detector as that does; of the store, `spare` is not in use."""
 
     photo: PhotoPipeline  # type: ignore[assignment]
     lift: LiftPipeline  # type: ignore[assignment]
@@ -70,24 +81,48 @@ class TinyService(FakeService):
         super().__init__("starting", **settings)
         self.network = Brightness()
         self.labels: dict[str, str] = {}
+        self.store = TinyStore()
+        self.changes: dict[str, str] = {}
+        self.asked_for: list[str] = []  # what was to be loaded
 
     async def start(self) -> None:
         self._scheduler = Scheduler(Device("cpu"), self.metrics, self.settings.queue_rows, 1.0)
         engines = FakeEngine("person", finder), pose_engine(self.network), FakeEngine("lift", lifter)
-        person, pose, lift = (self._scheduler.add(engine) for engine in engines)
+        self.person, self.pose, lift = (self._scheduler.add(engine) for engine in engines)
         self.lift = LiftPipeline(lift, FRAMES)
-        self.photo = PhotoPipeline(person, pose, self.lift)
+        self.photo = PhotoPipeline(self.person, self.pose, self.lift)
         self.labels = {engine.role: engine.label for engine in engines}
         self._scheduler.start()
         self.state, self.reason = "ready", ""
+
+    async def load_model(self, label: str) -> str:
+        """The detector's next version, as `assembly.Service.load_model` does it."""
+        self.asked_for.append(label)
+        if label.startswith("nobody"):
+            raise Unknown(f"no model {label!r}", field="models")
+        label = "bright@4" if label == "bright" else label
+        if label == "bright@5":
+            self.changes[label] = "a weight is not finite"
+            raise Unreadable(f"{label} could not be loaded and bright@3 serves on", field="model")
+        old, self.labels["pose"] = self.pose, label
+        self.pose = self._scheduler.add(pose_engine(Brightness(), label))
+        self.photo = PhotoPipeline(self.person, self.pose, self.lift)
+        self._scheduler.retire(old)
+        return label
+
+    async def unload_model(self, name: str) -> None:
+        await self.load_model("bright@3")
+
+    @property
+    def models_leaving(self) -> list[str]:
+        return self._scheduler.retired
 
     def engines_in_use(self) -> dict[str, dict[str, str]]:
         facts = {"runtime": "fake", "device": "cpu", "precision": "f32"}
         return {role: {"model": label, **facts} for role, label in self.labels.items()}
 
     def models(self) -> list[dict[str, Any]]:
-        listed = [*self.labels.values(), "spare@1", "bright@2"]
-        return [{"name": label.split("@")[0], "version": int(label.split("@")[1])} for label in listed]
+        return [{"name": label.split("@")[0], "version": int(label.split("@")[1])} for label in self.labels.values()]
 
     async def close(self) -> None:
         self.network.gate.set()

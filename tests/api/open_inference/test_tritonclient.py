@@ -142,6 +142,23 @@ async def test_what_is_said_of_server_and_models_can_be_read(idle: Served, clien
 
 
 @pytest.mark.parametrize("client", CLIENTS)
+async def test_a_version_is_loaded_and_unloaded_by_the_client(client: str) -> None:
+    with _served(TinyService()) as here:
+
+        async def ask(method: str, *arguments: Any, **named: Any) -> Any:
+            return await CLIENTS[client](here.port, lambda made: getattr(made, method)(*arguments, **named))
+
+        await ask("load_model", "bright")
+        assert (await ask("get_model_metadata", "pose"))["versions"] == ["4"]
+        await ask("load_model", "bright", config='{"version_policy": {"specific": {"versions": [2]}}}')
+        assert await ask("is_model_ready", "bright", "2")
+        with pytest.raises(InferenceServerException, match="serves on"):
+            await ask("load_model", "bright@5")
+        await ask("unload_model", "bright")
+        assert await ask("is_model_ready", "bright", "3") and not await ask("is_model_ready", "bright", "2")
+
+
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("binary", [True, False])
 async def test_nobody_in_gives_nobody_out(idle: Served, client: str, binary: bool) -> None:
     given = tensor("crops", crops(0), "UINT8", binary)

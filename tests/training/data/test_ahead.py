@@ -26,3 +26,43 @@ def test_workers_prepare_the_same_batches_as_the_run_itself_and_can_begin_anywhe
         assert isinstance(theirs, CropBatch)
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
         assert torch.equal(ours.pixels, torch.from_numpy(make(number).pixels))
+
+
+def uneven(number: int) -> tuple[Any, Any]:
+    return np.full(3 + 5 * number, number, np.uint8), torch.full((2,), float(number))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_batches_of_any_size_come_in_their_order_and_stay_as_they_were() -> None:
+    ahead = Ahead(uneven, 2)
+    batches = [ahead(number) for number in range(12)]
+    ahead.close()
+    for number, (values, others) in enumerate(batches):
+        assert values.tolist() == [number] * (3 + 5 * number)
+        assert others.tolist() == [number] * 2
+
+
+def failing(number: int) -> tuple[Any]:
+    if number == 2:
+        raise ValueError("picture 2 is missing")
+    return (np.zeros(1),)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_what_goes_wrong_in_a_process_is_raised_where_the_batch_is_asked_for() -> None:
+    ahead = Ahead(failing, 1)
+    ahead(0), ahead(1)
+    with pytest.raises(ValueError, match="picture 2 is missing"):
+        ahead(2)
+    ahead.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_process_that_was_killed_is_told() -> None:
+    ahead = Ahead(make, 1)
+    ahead(0)
+    ahead._others[0]._process.kill()
+    with pytest.raises(RuntimeError, match="ended with"):
+        for number in range(1, 9):
+            ahead(number)
+    ahead.close()

@@ -1,0 +1,91 @@
+"""The connections beneath the requests: how many there may be, how long a head may take and how large it may be.
+
+uvicorn bounds none of the three: an idler would hold a socket for ever, and a head without end fill the memory. Knows
+no routes; what it refuses, it refuses in plain text, before there is a request that could be answered properly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+log = logging.getLogger(__name__)
+
+# The longest query is a camera's and some boxes'; the longest header a cookie that is none of ours.
+MAX_HEAD_BYTES = 32 * 1024
+
+
+def bounded_protocol(max_sockets: int, header_timeout_s: float) -> type[HttpToolsProtocol]:
+    """uvicorn's protocol with bounds.
+
+    Args:
+        max_sockets: connections at once; one more is told 503 and closed.
+        header_timeout_s: seconds that a head may take, from the connection or from its own first byte; then 408.
+    """
+
+    class Bounded(HttpToolsProtocol):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self._head_bytes = 0
+            self._in_head = True
+            self._patience: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > max_sockets:
+                log.warning("%d connections are open, as many as may be: one more is refused", max_sockets)
+                self._refuse(503, f"all {max_sockets} connections are taken", b"retry-after: 2\r\n")
+                return
+            self._wait()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_waiting()
+            # uvicorn does so only for an orderly end: after a reset its timer would hold all of this till it rings.
+            self._unset_keepalive_if_required()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self._in_head:
+                self._head_bytes += len(data)
+            super().data_received(data)
+            if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self._refuse(431, f"the head of a request may have at most {MAX_HEAD_BYTES} bytes")
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._in_head = True
+            self._wait()
+
+        def on_headers_complete(self) -> None:
+            self._in_head, self._head_bytes = False, 0
+            self._stop_waiting()
+            super().on_headers_complete()
+
+        def _wait(self) -> None:
+            self._stop_waiting()
+            self._patience = self.loop.call_later(header_timeout_s, self._late)
+
+        def _stop_waiting(self) -> None:
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
+
+        def _late(self) -> None:
+            if not self.transport.is_closing():
+                self._refuse(408, f"no head of a request came within {header_timeout_s:g} s")
+
+        def _refuse(self, status: int, text: str, headers: bytes = b"") -> None:
+            body = text.encode("ascii")
+            self.transport.write(
+                STATUS_LINE[status]
+                + headers
+                + b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % len(body)
+                + b"connection: close\r\n\r\n"
+                + body
+            )
+            self.transport.close()
+
+    return Bounded

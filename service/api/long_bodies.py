@@ -1,0 +1,154 @@
+"""Long sequences read and written in blocks of frames: in a thread, and never holding the interpreter for long.
+
+A C parser lets no other thread run until it has ended, the event loop's neither: ten megabytes at once are a tenth of a
+second. Knows JSON and msgpack, and points as nested lists; no networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+import msgpack
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+BLOCK_BYTES = 128 * 1024
+BLOCK_FRAMES = 256
+FIELDS = {"keypoints": 3, "people": 4}  # levels of lists
+
+
+def loads_json(body: bytes) -> dict[str, Any] | None:
+    """A body whose `keypoints`, or each of whose `people`, is read in blocks: as an array, a null joint as NaN.
+
+    Returns None for whatever is not plainly so: who reads it then in one go also says what is wrong.
+    """
+    try:
+        name = "people" if b"[[[[" in body else "keypoints"
+        depth = FIELDS[name]
+        begin, end = body.find(b"[" * depth), body.rfind(b"]" * depth) + depth
+        if begin < 0 or end < begin or body.find(b'"', begin, end) >= 0:
+            return None
+        values = orjson.loads(body[:begin] + b"0" + body[end:])
+        if not isinstance(values, dict) or type(values.get(name)) is not int:
+            return None
+        if name == "keypoints":
+            values[name] = joined(_json_blocks(body, begin, end))
+            return None if values[name] is None else values
+        people = [joined(_json_blocks(body, first, last)) for first, last in _people(body, begin + 1, end - 1)]
+        values[name] = people
+        return None if any(person is None for person in people) else values
+    except (orjson.JSONDecodeError, RecursionError):
+        return None
+
+
+def _people(body: bytes, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where each person begins and ends."""
+    while begin < end:
+        last = body.find(b"]]]", begin, end)
+        if last < 0:
+            raise RecursionError
+        yield begin, last + 3
+        begin = body.find(b"[", last + 3, end)
+        if begin < 0:
+            return
+
+
+def _json_blocks(body: bytes, begin: int, end: int) -> Iterator[list[Any]]:
+    """The frames of `[[[x, y], ...], ...]`, some at a time."""
+    at = begin + 1
+    while at < end - 1:
+        cut = body.find(b"]]", min(at + BLOCK_BYTES, end - 3), end) + 2  # a frame's end, and perhaps the last one's
+        yield orjson.loads(b"[" + body[at:cut] + b"]")
+        at = cut
+        rest = body[at : at + 16].lstrip()
+        if rest.startswith(b","):
+            at = body.find(b",", at) + 1
+        elif at < end - 1 and not body[at : end - 1].isspace():
+            raise RecursionError
+
+
+def loads_msgpack(body: bytes) -> dict[str, Any] | None:
+    """As `loads_json`, for msgpack."""
+    unpacker = msgpack.Unpacker(max_buffer_size=max(len(body), 1))
+    unpacker.feed(body)
+    try:
+        values: dict[str, Any] = {}
+        for _ in range(unpacker.read_map_header()):
+            name = unpacker.unpack()
+            if name == "keypoints":
+                values[name] = joined(_msgpack_blocks(unpacker))
+            elif name == "people":
+                values[name] = [joined(_msgpack_blocks(unpacker)) for _ in range(unpacker.read_array_header())]
+            else:
+                values[name] = unpacker.unpack()
+        if unpacker.tell() != len(body):
+            return None
+    except Exception:  # a body of a stranger: the unpacker raises many kinds
+        return None
+    sequences = [values.get("keypoints", ()), *(values.get("people") or ())]
+    return None if any(each is None for each in sequences) else values
+
+
+def _msgpack_blocks(unpacker: Any) -> Iterator[list[Any]]:
+    left = unpacker.read_array_header()
+    while left:
+        count = min(left, BLOCK_FRAMES)
+        left -= count
+        yield [unpacker.unpack() for _ in range(count)]
+
+
+def joined(blocks: Iterator[list[Any]]) -> Floats | None:
+    """(frames, joints, 2 or 3) of blocks of frames, a null joint as NaN, NaN, 0; None where they are not that."""
+    arrays: list[Floats] = []
+    for block in blocks:
+        array = as_numbers(block)
+        unknown = 0
+        if array is None:
+            frames, unknown = _without_nulls(block)
+            array = as_numbers(frames)
+        if array is None or array.ndim != 3 or (arrays and array.shape[1:] != arrays[0].shape[1:]):
+            return None
+        if np.count_nonzero(~np.isfinite(array)) != unknown * array.shape[2]:
+            return None  # NaN of the sender's own
+        if unknown:
+            array[np.isnan(array[..., 0]), 2:] = 0
+        arrays.append(array)
+    return np.concatenate(arrays) if arrays else None
+
+
+def _without_nulls(frames: list[Any]) -> tuple[list[Any], int]:
+    """Unknown joints as NaN, as many numbers as the first known joint has, and how many; the odd is left as it is."""
+    if not all(isinstance(frame, list) for frame in frames):
+        return frames, 0
+    points = (point for frame in frames for point in frame if isinstance(point, list) and None not in point)
+    nothing = [np.nan] * len(next(points, [0, 0]))
+    known = [[nothing if _unknown(point) else point for point in frame] for frame in frames]
+    return known, sum(point is nothing for frame in known for point in frame)
+
+
+def _unknown(point: Any) -> bool:
+    return point is None or (isinstance(point, list) and point[:2] == [None, None])
+
+
+def as_numbers(value: list[Any]) -> Floats | None:
+    """Three levels of lists of numbers as an array; None if there is anything else in them."""
+    try:
+        # Looked at first: NumPy would read "1" and true as numbers.
+        kinds = set(map(type, chain.from_iterable(chain.from_iterable(value))))
+        return np.asarray(value, np.float64) if kinds <= {int, float} else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def dumps_blocks(points: NDArray[Any], values: Callable[[NDArray[Any]], Any]) -> bytes:
+    """A JSON list of what `values` makes of a long array, a block of its rows at a time."""
+    pieces = (
+        orjson.dumps(values(points[first : first + BLOCK_FRAMES]), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+        for first in range(0, len(points), BLOCK_FRAMES)
+    )
+    return b"[" + b",".join(pieces) + b"]"

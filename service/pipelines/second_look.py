@@ -1,0 +1,63 @@
+"""A second look at people who lie or stand on their head: which of them, how their crops turn, and which pose stays.
+
+The detector learned from people who stand, so a person is shown to it as one who stands. Pure; pixels of one picture,
+poses are COCO-17, angles in degrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engines.framing import CropRow
+
+Array = NDArray[np.float32]
+Floats = NDArray[np.float64]
+
+# Figures of docs/training.md, "A second look".
+MOST_LEAN_DEG = 45.0  # of a trunk that still stands; COCO's people lean less but for one in thirty
+UNSURE = 0.3  # mean score of the joints of somebody who may stand on their head though the pose says upright
+MUCH_SURER = 1.4  # times the first mean score: as sure as a pose must be that contradicts an upright one
+
+_SHOULDERS, _HIPS = [5, 6], [11, 12]
+
+
+def lean(points: Array) -> Floats:
+    """How far each trunk of (n, 17, 3) leans to the picture's right of upright, -180..180; on the head is 180."""
+    up = points[:, _SHOULDERS, :2].mean(1) - points[:, _HIPS, :2].mean(1)
+    angles: Floats = np.degrees(np.arctan2(up[:, 0], -up[:, 1])).astype(np.float64)
+    return angles
+
+
+def turns(points: Array) -> list[tuple[float, ...]]:
+    """The angles by which each person's crop is turned for another look; none for most people.
+
+    A trunk that leans is set upright, and upside down: a pose on the head often has its head where the feet are.
+    """
+    unsure = points[..., 2].mean(1) < UNSURE
+    return [
+        (float(angle), 180.0) if abs(angle) > MOST_LEAN_DEG else (180.0,) if doubt else ()
+        for angle, doubt in zip(lean(points), unsure, strict=True)
+    ]
+
+
+def turned_row(row: CropRow, angle: float) -> CropRow:
+    """The row for another look: the picture turned left by `angle` about the middle of the box, all of it inside."""
+    x, y, width, height = (float(number) for number in row.box)
+    cosine, sine = abs(np.cos(np.radians(angle))), abs(np.sin(np.radians(angle)))
+    wide, tall = width * cosine + height * sine, width * sine + height * cosine
+    box = np.array([x + (width - wide) / 2, y + (height - tall) / 2, wide, tall], np.float32)
+    return CropRow(row.picture, box, row.flip_test, angle)
+
+
+def surest(first: Array, looks: Sequence[Array]) -> Array:
+    """The pose (17, 3) of the highest mean score, among the first one and its other looks.
+
+    An upright one gives way only to one that is MUCH_SURER.
+    """
+    upright = abs(float(lean(first[None])[0])) <= MOST_LEAN_DEG
+    best = max(looks, key=lambda pose: float(pose[:, 2].mean()), default=first)
+    needed = float(first[:, 2].mean()) * (MUCH_SURER if upright else 1.0)
+    return best if best[:, 2].mean() > needed else first

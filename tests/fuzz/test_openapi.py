@@ -1,0 +1,33 @@
+"""schemathesis over the OpenAPI document: whatever it allows, and more, is answered, and never with a server error."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+
+from service.api.app import create_app
+from tests.api.fake import FakeService
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import schemathesis
+    from hypothesis import HealthCheck, settings
+    from schemathesis.checks import not_a_server_error
+
+SERVICE = FakeService()
+SCHEMA: Any = schemathesis.openapi.from_asgi("/openapi.json", create_app(SERVICE.as_service))
+EXAMPLES = 10
+
+
+@pytest.mark.slow
+@SCHEMA.parametrize()
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+def test_no_request_that_the_document_describes_is_our_fault(case: Any) -> None:
+    case.call_and_validate(checks=[not_a_server_error], base_url="http://localhost")
+
+
+def test_the_document_is_one_that_the_tool_reads_whole() -> None:
+    operations = [operation.ok() for operation in SCHEMA.get_all_operations()]
+    assert {operation.path for operation in operations} >= {"/v1/images", "/v1/lift", "/v1/clips", "/v1/info"}

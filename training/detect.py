@@ -1,0 +1,169 @@
+"""`python -m training detect human36m VIDEOS`: a detector of ours over Human3.6M's videos, into the field's 2D file.
+
+The finder's surest box of every frame (the last one where it finds nobody), the detector's 17 joints, and Human3.6M's
+made of them as the service makes them. Pixels from the picture's corner. It makes `data_2d_h36m_ours-NAME.npz`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from service.assembly import load_engine
+from service.engines.engine import Engine
+from service.engines.framing import CropRow, Found, PictureRow
+from service.geometry.skeletons import to_h36m17
+from service.media.videos import ClipLimits, open_clip
+from service.settings import Settings
+from service.store.store import Entry, Store, embedded_store
+
+from .data.human36m import RENAMED, TESTING, TRAINING, detections_file, views
+from .pose import PoseTask
+from .table import with_checkpoint
+
+Array = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+Detect = Callable[[Picture, Array], Array]  # picture, box (4,) to (17, 3)
+Find = Callable[[Picture], Found]
+
+LIMITS = ClipLimits(max_pixels=1100 * 1100, max_frames=100_000, max_seconds=3600)
+VIDEO = re.compile(r"(?P<action>[A-Za-z]+)(?: (?P<take>\d+))?\.(?P<camera>\d{8})\.mp4")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("set", choices=["human36m"])
+    parser.add_argument("videos", type=Path, help="holds S1/Videos/Directions 1.54138969.mp4 and the like")
+    parser.add_argument("--out", type=Path, required=True, help="folder of data_3d_h36m.npz, where the file belongs")
+    parser.add_argument("--name", required=True, help="the recipes ask for w32 and w32-attention")
+    parser.add_argument("--row", type=Path, help="a trained table row's folder (recipe.json, latest.pt)")
+    parser.add_argument("--pose", help="instead: a model of the store; by default its own")
+    parser.add_argument("--person", help="the finder, a model of the store; by default its own")
+    parser.add_argument("--store", type=Path, default=embedded_store())
+    parser.add_argument("--subjects", nargs="*", default=[*TRAINING, *TESTING])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def detect(arguments: Namespace) -> str:
+    """Runs the videos and returns what was written.
+
+    Raises:
+        ValueError: no video of a subject, or a take that has not four views; the message names it.
+    """
+    store, settings = Store(arguments.store), Settings(device=arguments.device)
+    find = finder(_engine(store, "person", arguments.person, settings, arguments.device))
+    if arguments.row is not None:
+        pose = detector_of_row(arguments.row, torch.device(arguments.device))
+    else:
+        pose = detector(_engine(store, "pose", arguments.pose, settings, arguments.device))
+    points: dict[str, dict[str, list[Array]]] = {}
+    for subject in arguments.subjects:
+        points[subject] = {}
+        for take, files in videos_of(arguments.videos, subject).items():
+            points[subject][take] = [follow(find, pose, _pictures(file)) for file in files]
+            print(f"{subject} {take}: {', '.join(str(len(each)) for each in points[subject][take])} frames", flush=True)
+    path: Path = arguments.out / detections_file(f"ours-{arguments.name}")[0]
+    write_detections(path, points)
+    return f"written: {path}"
+
+
+def videos_of(root: Path, subject: str) -> dict[str, tuple[Path, ...]]:
+    """The four files of every take of a subject, in the cameras' order; takes by the names of the 3D file.
+
+    Raises:
+        ValueError: there are none, or a take lacks a camera.
+    """
+    folder = root / subject / "Videos" if (root / subject / "Videos").is_dir() else root / subject
+    takes: dict[str, dict[str, Path]] = {}
+    for file in sorted(folder.glob("*.mp4")) if folder.is_dir() else ():
+        # Files called `_ALL` show several takes in a row.
+        if match := VIDEO.fullmatch(file.name):
+            action = RENAMED.get(match["action"], match["action"])
+            takes.setdefault(" ".join(filter(None, (action, match["take"]))), {})[match["camera"]] = file
+    if not takes:
+        raise ValueError(
+            f"there are no videos of {subject} in {folder}: ACTION.CAMERA.mp4, of vision.imar.ro/human3.6m"
+        )
+    cameras = [view.id for view in views(subject)]
+    for take, files in takes.items():
+        if missing := [camera for camera in cameras if camera not in files]:
+            raise ValueError(f"{subject} {take!r} lacks the video of camera {', '.join(missing)} in {folder}")
+    return {take: tuple(files[camera] for camera in cameras) for take, files in takes.items()}
+
+
+def follow(find: Find, pose: Detect, pictures: Iterable[Picture]) -> Array:
+    """(frames, 17, 2) of the one person in a video, in the h36m17 order; a joint that is not seen keeps its place."""
+    box: Array | None = None
+    joints: list[Array] = []
+    for picture in pictures:
+        found = find(picture)
+        if len(found.boxes):
+            box = found.boxes[0]
+        if box is None:  # nobody yet: the whole picture
+            box = np.array([0, 0, picture.shape[1], picture.shape[0]], np.float32)
+        made = to_h36m17(pose(picture, box), "coco17")[:, :2]
+        known = np.isfinite(made).all(axis=-1, keepdims=True)
+        joints.append(np.where(known, made, joints[-1] if joints else np.nanmean(made, axis=0)).astype(np.float32))
+    return np.stack(joints)
+
+
+def write_detections(path: Path, points: dict[str, dict[str, list[Array]]]) -> None:
+    """As every project writes it: `positions_2d` by subject and take, four views each, and `metadata`."""
+    symmetry = [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]]
+    told: dict[str, Any] = {"positions_2d": points, "metadata": {"num_joints": 17, "keypoints_symmetry": symmetry}}
+    arrays: dict[str, Any] = {}
+    for name, value in told.items():
+        arrays[name] = np.empty((), object)
+        arrays[name][()] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **arrays)
+
+
+def finder(engine: Engine) -> Find:
+    def find(picture: Picture) -> Found:
+        found: Found = engine.run(engine.prepare([PictureRow(picture)]))[0]
+        return found
+
+    return find
+
+
+def detector(engine: Engine) -> Detect:
+    def pose(picture: Picture, box: Array) -> Array:
+        points: Array = engine.run(engine.prepare([CropRow(picture, box, flip_test=True)]))[0]
+        return points
+
+    return pose
+
+
+def detector_of_row(folder: Path, device: torch.device) -> Detect:
+    """A detector that `training table` trained, with flip test."""
+    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    module = with_checkpoint(recipe, folder / "latest.pt").to(device).eval()
+    task = PoseTask(recipe, [], device, False)
+
+    @torch.no_grad()
+    def pose(picture: Picture, box: Array) -> Array:
+        rows = [CropRow(picture, box, flip_test=True)]
+        heatmaps = module(task.crops(torch.from_numpy(task.framing.inputs(rows)))).float().cpu().numpy()
+        points: Array = task.framing.answers([heatmaps], rows)[0]
+        return points
+
+    return pose
+
+
+def _engine(store: Store, role: Any, named: str | None, settings: Settings, device: str) -> Engine:
+    entry: Entry = store.default(role) if named is None else store.find(named)
+    return load_engine(entry.manifest, entry.load, settings, device)
+
+
+def _pictures(file: Path) -> Iterable[Picture]:
+    with open_clip(file, LIMITS) as clip:
+        for frame in clip:
+            yield frame.pixels
