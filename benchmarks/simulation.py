@@ -154,17 +154,19 @@ def _told(fleet: Fleet, seconds: float) -> dict[str, float]:
     }
 
 
-def plan(requests_a_second: float, p99_ms: float, times: BatchTimes, most: int = 1000) -> dict[str, float]:
+def plan(
+    requests_a_second: float, p99_ms: float, times: BatchTimes, most: int = 1000, looked_at: int = 20_000
+) -> dict[str, float]:
     """The fewest replicas, of 1 to `most`, at which no request is refused and the 99th percentile is kept.
 
-    By halving: with more replicas no figure gets worse.
+    By halving: with more replicas no figure gets worse. looked_at: how many requests each number of them is tried with.
 
     Raises:
         ValueError: not even `most` replicas do.
     """
     # What they can do at all, with full batches: below it the queues grow for ever, however long one looks.
     bound = requests_a_second * times.seconds(ROWS.budget) / ROWS.budget
-    seconds = max(2.0, 20_000 / requests_a_second)
+    seconds = max(2.0, looked_at / requests_a_second)
 
     def keeps(replicas: int) -> bool:
         if replicas <= bound:

@@ -6,13 +6,14 @@ it is given, and everything around it (HTTP, queues, drain) is real. Answers are
 
 from __future__ import annotations
 
+import runpy
 import sys
 import time
 from typing import Any
 
 import numpy as np
 
-from service import assembly, cli
+from service import assembly
 from service.engines.engine import Engine
 from service.engines.framing import FinderFraming, LiftFraming, PoseFraming
 from service.settings import Settings
@@ -51,4 +52,5 @@ def sleeping_loader(fixed_s: float, row_s: float) -> Any:
 
 if __name__ == "__main__":
     assembly.load_engine = sleeping_loader(float(sys.argv[1]) / 1000, float(sys.argv[2]) / 1000)
-    cli.main(sys.argv[3:])
+    sys.argv[1:] = sys.argv[3:]
+    runpy.run_module("service", run_name="__main__")

@@ -62,7 +62,7 @@ def test_help_tells_of_every_setting(capsys: pytest.CaptureFixture[str]) -> None
 def test_the_store_lists_and_checks_its_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("models", "list") == 0
     listed = capsys.readouterr().out
-    assert "lite-hrnet@1" in listed and "rtmdet-nano@1" in listed
+    assert "lite-hrnet@2" in listed and "lite-hrnet-public@1" in listed and "rtmdet-nano@1" in listed
     assert run("models", "check") == 0
 
 

@@ -114,9 +114,9 @@ def test_keys_that_are_missing_or_unreadable_are_found(tmp_path: Path) -> None:
 
 def test_a_full_disk_and_a_folder_that_cannot_be_written_to_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert of("uploads", max_clip_mb=1).grade == "ok"
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))  # type: ignore[attr-defined]
+    monkeypatch.setattr("service.doctor.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
     assert of("uploads").grade == "degraded"
-    monkeypatch.setattr(doctor.tempfile, "gettempdir", lambda: "/proc")
+    monkeypatch.setattr("service.doctor.tempfile.gettempdir", lambda: "/proc")
     assert of("uploads").grade == "broken"
 
 

@@ -28,7 +28,7 @@ from .pipelines.fake import FakeEngine, detector, finder, lifter
 
 LIFT = LiftOptions("coco17", (640, 480))
 POINTS = np.zeros((1, 17, 3), np.float32)
-NAMES = ("rtmdet-nano", "lite-hrnet", "lift-27")
+NAMES = ("rtmdet-nano", "lite-hrnet-public", "lift-27")
 
 
 class Loading:
@@ -58,7 +58,7 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Loading:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """The first version of each default, and of the lifter a second one, and a third whose weights were changed."""
+    """The first version of a model of each role, and of the lifter a second one, and a third whose weights were changed."""
     folder = tmp_path / "store"
     for name in NAMES:
         shutil.copytree(embedded_store() / name / "1", folder / name / "1")

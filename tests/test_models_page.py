@@ -32,6 +32,19 @@ def test_every_model_has_scores_with_their_protocol_and_a_card_with_limits(entry
     assert "## Limits" in card
 
 
+def test_a_store_has_one_live_version_of_a_model() -> None:
+    names = [entry.manifest.name for entry in ENTRIES]
+    assert sorted(set(names)) == sorted(names)
+
+
+def test_the_default_detector_gives_way_to_the_public_one_where_the_policy_is_permissive() -> None:
+    store = Store(ROOT / "model_store")
+    trained, public = (store.default("pose", permissive=permissive) for permissive in (False, True))
+    assert (trained.manifest.name, public.manifest.name) == ("lite-hrnet", "lite-hrnet-public")
+    assert trained.manifest.weights.restricted and not public.manifest.weights.restricted
+    assert trained.manifest.training["start"] == public.manifest.name
+
+
 def test_readme_points_only_at_what_is_there() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]

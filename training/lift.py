@@ -6,6 +6,7 @@ The losses are the paper's eqs. 13-15, read as means of joint distances (metres)
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,18 +68,23 @@ def lift_losses(module: nn.Module, batch: tuple[Tensor, Tensor], weights: LiftLo
 
 
 class WindowBatches:
-    """Makes the batch of a number: channels (n, frames, 17, 6) and targets (n, frames, 17, 3)."""
+    """Makes the batch of a number: channels (n, frames, 17, 6) and targets (n, frames, 17, 3).
 
-    def __init__(self, maker: WindowMaker, batch: int, seed: int) -> None:
-        self.maker, self.batch, self.seed = maker, batch, seed
+    makers: take turns. batch: windows of the first one; another's are as many more as they are shorter.
+    """
+
+    def __init__(self, makers: Sequence[WindowMaker], batch: int, seed: int) -> None:
+        self.makers, self.batch, self.seed = makers, batch, seed
 
     def __call__(self, number: int) -> tuple[Tensor, Tensor]:
-        drawn = self.maker.draw(self.batch, self.seed * 1_000_003 + number)
+        maker = self.makers[number % len(self.makers)]
+        count = self.batch * self.makers[0].recipe.frames // maker.recipe.frames
+        drawn = maker.draw(count, self.seed * 1_000_003 + number)
         return channels_of(drawn), drawn.targets
 
 
 def channels_of(windows: Windows) -> Tensor:
-    """(n, frames, 17, 6): `service.engines.framing.window_channels` in torch, for windows that were made on a device."""
+    """(n, frames, 17, 6): `service.engines.framing.window_channels` in torch, for windows made on a device."""
     places, scores = windows.points[..., :2], windows.points[..., 2]
     known = places.isfinite().all(-1)
     places = torch.where(known[..., None], places, 0.0)
@@ -152,16 +158,20 @@ def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
     if arguments.compile:
         write_out(module)
     windows = replace(section(recipe, "windows", WindowRecipe), frames=frames)
-    batches = WindowBatches(WindowMaker(read_motion(arguments.motion), windows, device), loop.batch, loop.seed)
+    kinds = [windows, section(recipe, "shorter", WindowRecipe)] if "shorter" in recipe else [windows]
+    pack = read_motion(arguments.motion)
+    batches = WindowBatches([WindowMaker(pack, kind, device) for kind in kinds], loop.batch, loop.seed)
     motion = read_motion(arguments.validation)
     checks = {noisy: validation_windows(motion, windows, 320, noisy, device) for noisy in (False, True)}
+    shorter = [validation_windows(motion, kind, 320, False, device) for kind in kinds[1:]]
 
     def losses(module: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         return lift_losses(module, batch, weights, arguments.bf16)
 
     def validate(average: nn.Module) -> dict[str, float]:
         exact, noisy = (score(average, checks[n]) for n in (False, True))
-        return {**exact, **{f"noisy_{k}": v for k, v in noisy.items()}}
+        short = {f"n_{each.points.shape[1]}": score(average, each)["n"] for each in shorter}
+        return {**exact, **{f"noisy_{k}": v for k, v in noisy.items()}, **short}
 
     run = Run(arguments.run, module, loop, device)
     if arguments.start_from:

@@ -351,10 +351,13 @@ def read_points(value: object, joints: int, name: str) -> Array:
     """
     if not isinstance(value, list | np.ndarray) or not len(value):
         raise OutOfRange(f"`{name}` must be a list of one frame or more; got {_shown(value)}", field=name, limit=1)
-    given = value if isinstance(value, np.ndarray) else as_numbers(value)
-    if given is None:  # nulls, ragged lists, or what is no number
+    if isinstance(value, np.ndarray):
+        given: NDArray[np.float64] = value
+    elif (numbers := as_numbers(value)) is None:  # nulls, ragged lists, or what is no number
         given = _read_each(value, joints, name)
-    elif given is not value and not (finite := np.isfinite(given)).all():
+    elif (finite := np.isfinite(numbers)).all():
+        given = numbers
+    else:
         at = "".join(f"[{index}]" for index in np.argwhere(~finite)[0])
         raise OutOfRange(f"`{name}{at}` must be a number; got NaN or an infinity", field=name, limit="finite")
     if given.ndim != 3 or given.shape[1] != joints or given.shape[2] not in (2, 3):

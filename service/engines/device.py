@@ -50,7 +50,7 @@ def fault_of(error: BaseException) -> type[EngineFailed]:
 
 def free_memory() -> None:
     """Gives back what torch keeps of a CUDA device's memory for later."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
 
 

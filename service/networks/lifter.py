@@ -280,14 +280,24 @@ class Lifter(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(wide), nn.Linear(wide, JOINTS * 3))
         self.spatial_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 3)) if options.spatial_head else None
 
+    @property
+    def _any_length(self) -> bool:
+        counts_frames = self.options.temporal and self.options.form == "crossformer"
+        return self.options.head == "sequence" and not counts_frames
+
     def forward(self, x: Tensor) -> Tensor:
         return self.poses(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
-        """Spatial features, frame by frame: (batch, frames, joints, channels) to (batch, frames, joints, width)."""
+        """Spatial features, frame by frame: (batch, frames, joints, channels) to (batch, frames, joints, width).
+
+        A window may be shorter by an even number of frames where all that knows their number is the frames' places: its
+        frames take the places in the middle.
+        """
         batch, frames, joints, channels = x.shape
         options = self.options
-        if (frames, joints, channels) != (options.frames, options.joints, options.channels):
+        shorter = self._any_length and 0 < frames < options.frames and frames % 2
+        if (joints, channels) != (options.joints, options.channels) or not (frames == options.frames or shorter):
             wanted = f"(batch, {options.frames}, {options.joints}, {options.channels})"
             raise ValueError(f"the lifter takes {wanted}, got {tuple(x.shape)}")
         y = self.Spatial_patch_to_embedding(x)
@@ -303,7 +313,8 @@ class Lifter(nn.Module):
     def poses(self, features: Tensor) -> Tensor:
         """Spatial features of a window to its 3D poses."""
         batch, frames = features.shape[:2]
-        y = features.reshape(batch, frames, -1) + self.Temporal_pos_embed
+        first = (self.Temporal_pos_embed.shape[1] - frames) // 2 if self._any_length else 0
+        y = features.reshape(batch, frames, -1) + self.Temporal_pos_embed[:, first : first + frames]
         y = F.dropout(y, self.options.dropout, self.training)
         for block in self.blocks:
             y = block(y)

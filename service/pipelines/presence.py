@@ -24,6 +24,8 @@ FIGURES = ("finder", "joints", "extent")
 
 SURE_SCORE = 0.3  # of a joint that the detector sees
 LEAST_SURE = 3  # joints that span a box
+# Of the finder's boxes one in twenty has a pose whose joints are surer (0.72), or fill it better (0.67).
+SURE_POSE = 0.75
 
 
 def figures(boxes: Array, scores: Array, points: Array) -> Floats:
@@ -76,7 +78,7 @@ class Presence:
         return self.of(figures(boxes, scores, points)).astype(np.float32)
 
     def least_score(self, chance: float) -> float:
-        """The finder's score under which not even a pose beyond doubt makes that chance, so that none is needed."""
-        best = sum(max(self.weights[name], 0.0) for name in FIGURES[1:])
+        """The finder's score under which not even a sure pose makes that chance, so that none is computed."""
+        best = SURE_POSE * sum(max(self.weights[name], 0.0) for name in FIGURES[1:])
         logit = (np.log(chance / max(1 - chance, 1e-9)) - self.offset - best) / max(self.weights["finder"], 1e-9)
         return float(1 / (1 + np.exp(-np.clip(logit, -30, 30))))

@@ -10,7 +10,7 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -44,20 +44,17 @@ def test_idle_connections_outlive_the_idle_time_of_a_proxy_and_streams_are_not_d
 
 def test_no_middleware_stands_between_a_caller_who_leaves_and_the_work() -> None:
     """BaseHTTPMiddleware hides `http.disconnect` from the doors, and queues an answer without bound."""
-    app = create_app(FakeService().as_service)
-    assert not any(
-        issubclass(each.cls, BaseHTTPMiddleware) for each in app.user_middleware if inspect.isclass(each.cls)
-    )
-    layer = app.build_middleware_stack()
-    names = []
+    layer: Any = create_app(FakeService().as_service).build_middleware_stack()
+    layers = []
     while layer is not None:
-        names.append(type(layer))
+        layers.append(type(layer))
         layer = getattr(layer, "app", None)
-    assert not any(issubclass(each, BaseHTTPMiddleware) for each in names)
+    assert len(layers) > 2
+    assert not any(issubclass(each, BaseHTTPMiddleware) for each in layers)
 
 
 def test_every_door_runs_on_the_loop_and_answers_with_ready_made_bytes() -> None:
-    """A `def` door would wait for one of forty threads that it shares with the probes; a model would be walked twice."""
+    """A `def` door would wait for one of forty threads that it shares with others; a model would be walked twice."""
     app = create_app(FakeService().as_service)
     doors = 0
     for route in app.routes:

@@ -156,7 +156,6 @@ def test_a_wrong_start_may_be_corrected(here: Served) -> None:
     [
         (["{"], 1007),
         (["[1]"], 1007),
-        ([json.dumps({"type": "end"}), json.dumps(START)], 1008),
         ([b"\xc1"], 1007),
         (["x" * (MAX_MESSAGE_BYTES + 1)], 1009),
     ],

@@ -81,7 +81,7 @@ def test_the_failed_batchs_arrays_are_gone_before_it_is_tried_again() -> None:
 
 
 def test_the_cap_is_halved_kept_and_regained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy, "REGAIN_S", 0.05)
+    monkeypatch.setattr(policy, "REGAIN_S", 1e9)
 
     async def story() -> None:
         async with queues(budget=8) as (here, network):
@@ -94,6 +94,7 @@ def test_the_cap_is_halved_kept_and_regained(monkeypatch: pytest.MonkeyPatch) ->
             assert await here.ask(*range(4)) == solo(*range(4))
             assert here.sample("oom_total") == noted  # what is learned is not tried again at once
             network.holds = None
+            monkeypatch.setattr(policy, "REGAIN_S", 0.0)
 
             async def regained() -> bool:
                 await here.ask(1)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -196,10 +196,10 @@ def test_the_lock_file_is_for_the_images_python_and_is_installed_with_its_hashes
 
 
 # As hadolint has them, of those that can apply here.
-RULES = {
+RULES: dict[str, Callable[[Instruction], bool]] = {
     "DL3000 WORKDIR is absolute": lambda i: i.word != "WORKDIR" or i.rest.startswith("/"),
     "DL3002 the last user is not root": lambda i: i.word != "USER" or not i.rest.startswith(("root", "0")),
-    "DL3003 WORKDIR and not cd": lambda i: i.word != "RUN" or not re.search(r"\bcd ", i.rest),
+    "DL3003 WORKDIR and not cd": lambda i: i.word != "RUN" or re.search(r"\bcd ", i.rest) is None,
     "DL3004 no sudo": lambda i: "sudo" not in i.rest,
     "DL3006 and DL3007 a tag, and not latest": lambda i: (
         i.word != "FROM" or ":" in i.rest.split()[0] or i.rest.split()[0] in STAGES

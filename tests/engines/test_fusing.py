@@ -60,7 +60,8 @@ class Branching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
-        return self.norm(y) + y
+        total: Tensor = self.norm(y) + y
+        return total
 
 
 class Spreading(nn.Module):
@@ -74,7 +75,8 @@ class Spreading(nn.Module):
         small = self.gate(x.mean((2, 3), keepdim=True))
         wide = (self.conv(x) + small).relu()
         twice = self.conv(x)
-        return wide + (twice + twice).relu()
+        total: Tensor = wide + (twice + twice).relu()
+        return total
 
 
 @pytest.mark.parametrize("network", [Branching(), Spreading()], ids=["branching", "spreading"])

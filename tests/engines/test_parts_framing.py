@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from service.engines.framing import CropRow, PoseFraming, TensorCropRow
@@ -55,7 +55,7 @@ def photo(height: int = 300, width: int = 400) -> Pixels:
     return np.round(127.5 + 40 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
-def row(box: Sequence[float], picture: Pixels | None = None, flip_test: bool = False) -> CropRow:
+def row(box: ArrayLike, picture: Pixels | None = None, flip_test: bool = False) -> CropRow:
     return CropRow(photo() if picture is None else picture, np.array(box, np.float32), flip_test)
 
 

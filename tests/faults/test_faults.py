@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api import images, uploads
+from service.api import images
 from service.store.store import Store, embedded_store
 from tests.api.conftest import Served, _served, client_of, wait_until
 from tests.api.conftest import clip as clip
@@ -56,7 +56,7 @@ def test_a_full_disk_is_503_and_the_next_clip_is_served(
     name.touch()
     with monkeypatch.context() as patched:
         full = os.open("/dev/full", os.O_WRONLY)
-        patched.setattr(uploads.tempfile, "mkstemp", lambda **_: (full, str(name)))
+        patched.setattr("service.api.uploads.tempfile.mkstemp", lambda **_: (full, str(name)))
         refused = httpx.post(f"{here.url}/v1/clips", content=clip)
     assert refused.status_code == 503 and refused.headers["retry-after"] == "10"
     assert "disk" in refused.json()["detail"] and not name.exists()

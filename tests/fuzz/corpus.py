@@ -10,6 +10,7 @@ import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import msgpack
@@ -77,7 +78,7 @@ def _clips() -> Iterator[Body]:
     for container, codec in CLIPS:
         file = io.BytesIO()
         with av.open(file, "w", format=container) as out:
-            stream = out.add_stream(codec, rate=10)
+            stream: Any = out.add_stream(codec, rate=10)
             stream.width, stream.height = WIDTH, HEIGHT
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
             for number in range(FRAMES):
@@ -96,7 +97,9 @@ def _sequences() -> Iterator[Body]:
     points[..., 2] = 0.5
     values = {"skeleton": "coco17", "image_size": [WIDTH, HEIGHT], "keypoints": points.tolist(), "fps": 25}
     yield Body("lift JSON", "/v1/lift", json.dumps(values).encode(), {"Content-Type": "application/json"})
-    several = {"skeleton": "h36m17", "image_size": [WIDTH, HEIGHT], "people": [points[:2].tolist(), [[None] * 17] * 2]}
+    unknown = [[None] * 17] * 2
+    several: dict[str, Any] = {"skeleton": "h36m17", "image_size": [WIDTH, HEIGHT]}
+    several["people"] = [points[:2].tolist(), unknown]
     several |= {"times": [0.0, 0.04], "smooth": True, "camera": {"field_of_view": 60}}
     yield Body("lift people", "/v1/lift", json.dumps(several).encode(), {"Content-Type": "application/json"})
     yield Body("lift msgpack", "/v1/lift", msgpack.packb(values), {"Content-Type": "application/msgpack"})

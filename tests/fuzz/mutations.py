@@ -111,7 +111,7 @@ def _again(content: bytes, chance: random.Random, others: list[Body]) -> bytes:
 
 def _length(content: bytes, chance: random.Random, others: list[Body]) -> bytes:
     size, place = chance.choice((1, 2, 4, 8)), chance.randrange(len(content) + 1)
-    number = chance.choice(NUMBERS) & (2 ** (8 * size) - 1)
+    number = chance.choice(NUMBERS) % (1 << 8 * size)
     return content[:place] + number.to_bytes(size, chance.choice(("little", "big"))) + content[place + size :]
 
 

@@ -98,6 +98,7 @@ def asked(settings: Settings) -> tuple[dict[str, Any], dict[str, Any], dict[str,
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("person", "pose", "lift"),
     [

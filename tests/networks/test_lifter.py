@@ -131,3 +131,19 @@ def test_what_cannot_be_built_is_refused_by_name(options: dict[str, Any], said: 
 def test_a_window_of_another_shape_is_refused_with_both_shapes() -> None:
     with pytest.raises(ValueError, match=r"27, 17, 2.*9, 17, 2"):
         create("lifter", frames=27)(torch.zeros(1, 9, 17, 2))
+
+
+def test_a_shorter_window_takes_the_places_in_the_middle() -> None:
+    torch.manual_seed(0)
+    options = {"frames": 9, "width": 8, "depth": 1, "heads": 2, "head": "sequence", "spatial": True, "temporal": True}
+    long, short = create("lifter", **options).eval(), create("lifter", **{**options, "frames": 5}).eval()
+    with torch.no_grad():
+        long.Temporal_pos_embed.normal_()
+    weights = long.state_dict()
+    weights["Temporal_pos_embed"] = weights["Temporal_pos_embed"][:, 2:7]
+    short.load_state_dict(weights)
+    window = torch.randn(2, 5, 17, 2)
+    assert torch.equal(long(window), short(window))
+    for frames in (4, 11):
+        with pytest.raises(ValueError, match="the lifter takes"):
+            long(torch.randn(1, frames, 17, 2))

@@ -10,7 +10,7 @@ import pytest
 
 from service.engines.framing import CropRow, Found
 from service.pipelines.photo import SPARE_PEOPLE, PhotoOptions, PhotoPipeline
-from service.pipelines.presence import FIGURES, Array, Presence, figures
+from service.pipelines.presence import FIGURES, SURE_POSE, Array, Presence, figures
 from service.store.store import Store, embedded_store
 
 from .fake import FRAMES, FakeEngine, Fakes, LiftPipeline, call, figure, running, street
@@ -68,10 +68,10 @@ def test_a_table_that_lacks_something_is_refused(broken: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("chance", [0.01, 0.4, 0.9, 1.0])
-def test_under_the_least_score_no_pose_makes_the_chance(chance: float) -> None:
+def test_at_the_least_score_a_sure_pose_makes_just_the_chance(chance: float) -> None:
     presence = Presence.read(TABLE)
     least = presence.least_score(chance)
-    best = np.array([[np.log(least / (1 - least)), 1.0, 1.0]])
+    best = np.array([[np.log(least / (1 - least)), SURE_POSE, SURE_POSE]])
     assert presence.of(best)[0] == pytest.approx(chance, abs=1e-6)
 
 

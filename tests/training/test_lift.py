@@ -35,7 +35,7 @@ NETWORK: dict[str, Any] = {
 
 
 def batch(motion_file: Path, count: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
-    make = WindowBatches(WindowMaker(read_motion(motion_file), WindowRecipe(frames=3)), count, 0)
+    make = WindowBatches([WindowMaker(read_motion(motion_file), WindowRecipe(frames=3))], count, 0)
     return make(0)
 
 
@@ -76,9 +76,15 @@ def test_the_right_answer_has_no_loss() -> None:
 
 
 def test_a_batch_follows_from_its_number_alone(motion_file: Path) -> None:
-    make = WindowBatches(WindowMaker(read_motion(motion_file), WindowRecipe(frames=3)), 4, 7)
+    make = WindowBatches([WindowMaker(read_motion(motion_file), WindowRecipe(frames=3))], 4, 7)
     assert all(torch.equal(a, b) for a, b in zip(make(3), make(3), strict=True))
     assert not torch.equal(make(3)[1], make(4)[1])
+
+
+def test_windows_of_two_lengths_take_turns_with_as_many_frames_in_each_batch(motion_file: Path) -> None:
+    pack = read_motion(motion_file)
+    make = WindowBatches([WindowMaker(pack, WindowRecipe(frames=frames)) for frames in (9, 3)], 2, 0)
+    assert [tuple(make(number)[1].shape[:2]) for number in range(3)] == [(2, 9), (6, 3), (2, 9)]
 
 
 def test_channels_are_those_of_the_services_framing(motion_file: Path) -> None:

@@ -20,6 +20,7 @@ from training.recipe import read_recipe, section, sections
 RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.toml"))
 LOSSES = {"lift": LiftLoss, "pose": PoseLoss, "person": PersonLoss}
 KNOWN = {"kind", "name", "start", "summary", "licence", "restricted", "limits", "network", "input", "loop", "loss"}
+SECTIONS = {"norms", "frozen", "crops", "squares", "windows", "shorter", "train", "validation", "data"}
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,10 @@ class Some:
 def test_every_recipe_is_read_whole(path: Path) -> None:
     recipe = read_recipe(path)
     assert recipe["name"] == path.stem
-    assert set(recipe) <= KNOWN | {"norms", "crops", "squares", "windows", "train", "validation", "data"}
+    assert set(recipe) <= KNOWN | SECTIONS
     section(recipe, "loop", LoopRecipe), section(recipe, "loss", LOSSES[recipe["kind"]])
     section(recipe, "crops", CropRecipe), section(recipe, "squares", SquareRecipe)
+    section(recipe, "shorter", WindowRecipe)
     section(recipe, "windows", WindowRecipe), section(recipe, "norms", NormRecipe)
     for name in ("train", "validation"):
         sections(recipe, name, PhotoSetRecipe)

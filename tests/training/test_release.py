@@ -13,7 +13,7 @@ import torch
 
 from service.errors import OutOfRange
 from service.networks import create, load_weights
-from service.store.manifest import DataSource, Manifest, WeightsFile
+from service.store.manifest import DataSource, Manifest, Score, WeightsFile
 from service.store.store import Store
 from training.__main__ import parser
 from training.loop import LoopRecipe, Run
@@ -155,3 +155,37 @@ def test_a_run_starts_from_the_store_an_npz_or_another_run_all_the_same(tmp_path
         assert all(np.array_equal(arrays[name], kept[name]) for name in kept)
         network = {"name": "lifter", "frames": 3, "channels": 6, "width": 8, "heads": 2, "depth": 1, "head": "sequence"}
         assert sum(p.numel() for p in started(network, arrays, source).parameters()) > 0
+
+
+def test_a_share_of_a_run_is_released_with_its_own_scores_and_never_the_logs(tmp_path: Path) -> None:
+    folder, start = run_folder(tmp_path), tmp_path / "start"
+    start.mkdir()
+    trained = torch.load(folder / "latest.pt", weights_only=True)["average"]
+    torch.save({"average": {name: value * 0 for name, value in trained.items()}}, start / "latest.pt")
+    between = ("--no-half", "--towards", str(start), "--share", "0.25")
+    release(told(folder, *between, "--device", "a made machine"))
+    entry = Store(tmp_path / "store").find("lift-3")
+    assert entry.manifest.scores == () and entry.manifest.training["share"] == 0.25
+    for name, value in entry.load().items():
+        np.testing.assert_allclose(value, 0.25 * trained[name].numpy(), rtol=1e-6)
+    card = (entry.folder / "CARD.md").read_text()
+    assert "0.25 of the trained weights" in card and "hours on a made machine" in card
+    (tmp_path / "scores.json").write_text('[{"protocol": "photos", "metric": "AP", "value": 0.6}]')
+    release(told(folder, *between, "--scores", str(tmp_path / "scores.json"), "--version", "2"))
+    assert Store(tmp_path / "store").find("lift-3@2").manifest.scores == (Score("photos", "AP", 0.6),)
+    with pytest.raises(ValueError, match=r"--share 0\.5 needs --towards"):
+        release(told(folder, "--share", "0.5"))
+
+
+@pytest.mark.parametrize("restricted", [False, True])
+def test_a_starts_notice_and_restriction_go_on(tmp_path: Path, restricted: bool) -> None:
+    folder = run_folder(tmp_path, more='start = "older"')
+    arguments = told(folder)
+    weights = weights_of(create("lifter", frames=1, width=8, heads=2).state_dict())
+    older = Manifest("older", 1, "lift", "lifter", "Old.", WeightsFile("Apache-2.0", restricted))
+    Store(tmp_path / "store").add(older, weights, "# Old\n", "Copyright Somebody\n")
+    release(arguments)
+    entry = Store(tmp_path / "store").find("lift-3")
+    assert (entry.folder / "NOTICE").read_text().splitlines()[0] == "Copyright Somebody"
+    assert "older@1" in (entry.folder / "NOTICE").read_text()
+    assert entry.manifest.weights.restricted is restricted

@@ -101,7 +101,9 @@ def test_made_joints_are_what_the_services_conversion_makes_of_the_others() -> N
     scores = rng.uniform(0.3, 1, (2, 3, 17)).astype(np.float32)
     places[0, 1, 14] = np.nan
     before = places.copy()
-    made, made_scores = (each.numpy() for each in _make_middle_joints(torch.from_numpy(places), torch.from_numpy(scores)))
+    made, made_scores = (
+        each.numpy() for each in _make_middle_joints(torch.from_numpy(places), torch.from_numpy(scores))
+    )
     assert np.array_equal(places, before, equal_nan=True)
     coco = np.full((2, 3, 17, 3), np.nan, np.float32)
     for index, joint in enumerate(COCO.joints):

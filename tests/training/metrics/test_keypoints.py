@@ -94,6 +94,7 @@ def test_random_cases_score_as_in_pycocotools() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_thousand_random_cases_score_as_in_pycocotools() -> None:
     check_cases(range(1000, 2250))
 

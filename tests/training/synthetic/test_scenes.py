@@ -40,13 +40,13 @@ def test_a_crop_has_its_person_in_the_middle_with_the_room_asked_for(stage: Stag
 
 
 def test_others_stand_near_in_a_third_of_the_crops(stage: Stage) -> None:
-    scenes = [crop_scene(stage, SIZE, 1.75, np.random.default_rng(seed)) for seed in range(40)]
-    assert 6 < sum(len(scene.figures) > 1 for scene in scenes) < 26
+    scenes = [crop_scene(stage, SIZE, 1.75, np.random.default_rng(seed)) for seed in range(30)]
+    assert 4 < sum(len(scene.figures) > 1 for scene in scenes) < 20
     assert any(scene.things for scene in scenes)
 
 
 def test_the_person_of_a_crop_can_be_seen(stage: Stage) -> None:
-    for seed in range(10):
+    for seed in range(5):
         photo = crop_photo(stage, SIZE, 1.75, np.random.default_rng(seed))
         assert photo.pixels.shape == (80, 60, 3) and photo.pixels.dtype == np.uint8
         assert any(person.owner == 0 for person in photo.people)
@@ -67,7 +67,7 @@ def test_a_photo_holds_one_to_three_people_whole_or_cut(stage: Stage) -> None:
 
 
 def test_a_photo_tells_everybody_and_their_camera(stage: Stage) -> None:
-    photo = whole_photo(stage, np.random.default_rng(1))
+    photo = whole_photo(stage, np.random.default_rng(1), (160, 120))
     height, width = photo.pixels.shape[:2]
     assert (width, height) == photo.view.size and photo.people
     for person in photo.people:

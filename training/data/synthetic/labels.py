@@ -24,7 +24,7 @@ Array = NDArray[np.float32]
 # How far under the skin a joint may lie and still count as seen, as a share of the leg (about 0.85 m): joints are
 # inside of limbs, and what is seen is the limb around them. COCO's order.
 DEPTH_OF_JOINTS = np.array(
-    [0.045, 0.045, 0.045, 0.06, 0.06, 0.16, 0.16, 0.1, 0.1, 0.08, 0.08, 0.2, 0.2, 0.13, 0.13, 0.11, 0.11], np.float32
+    [0.045, 0.045, 0.045, 0.06, 0.06, 0.2, 0.2, 0.12, 0.12, 0.1, 0.1, 0.245, 0.245, 0.15, 0.15, 0.13, 0.13], np.float32
 )
 LEAST_SIDE_PX = 2.0
 LEAST_WHOLE = 0.12  # of whom less is seen has a box and no joints, as a labeller would have it

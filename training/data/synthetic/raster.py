@@ -129,7 +129,8 @@ def nearest_surface(at: Array, points: Array, triangles: Indices) -> tuple[Indic
     found, depths = np.full(len(at), -1, np.int64), np.full(len(at), np.inf, np.float32)
     corners = points[triangles]
     usable = corners[..., 2].min(1) > NEAREST_M
-    (left, top), (right, bottom) = (np.ascontiguousarray(bound.T) for bound in _bounds(corners))
+    left, top = np.ascontiguousarray(corners[..., :2].min(1).T)
+    right, bottom = np.ascontiguousarray(corners[..., :2].max(1).T)
     for k, place in enumerate(np.asarray(at, np.float32)):
         x, y = place
         near = np.flatnonzero(usable & (left <= x) & (right >= x) & (top <= y) & (bottom >= y))
@@ -144,10 +145,6 @@ def nearest_surface(at: Array, points: Array, triangles: Indices) -> tuple[Indic
             depth = 1 / (weights[inside] / corners[near[inside], :, 2]).sum(1)
             found[k], depths[k] = near[inside][depth.argmin()], depth.min()
     return found, depths
-
-
-def _bounds(corners: Array) -> tuple[Array, Array]:
-    return corners[..., :2].min(1), corners[..., :2].max(1)
 
 
 def _cross(a: Floats, b: Floats) -> Floats:

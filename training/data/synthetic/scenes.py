@@ -227,9 +227,9 @@ def crop_photo(stage: Stage, size: tuple[int, int], room: float, rng: Generator)
     return render(replace(scene, figures=scene.figures[:1], things=()), behind, light, stage, grade, rng)
 
 
-def whole_photo(stage: Stage, rng: Generator) -> Photo:
+def whole_photo(stage: Stage, rng: Generator, size: tuple[int, int] | None = None) -> Photo:
     """A photo of one to three people."""
-    scene = photo_scene(stage, rng)
+    scene = photo_scene(stage, rng, size)
     behind = background(scene.view, stage.pictures, rng)
     grade = random_grade(scene.view.size[1], rng)
     return render(scene, behind, random_light(behind, rng), stage, grade, rng)
