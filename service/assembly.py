@@ -42,9 +42,16 @@ State = Literal["starting", "ready", "draining", "failed"]
 
 # What is warmed, and the most of a batch, which `batch_ms` makes less. A CPU's time grows with every row, so few sizes
 # and no padding, and nothing is won by more rows than these; a GPU's hardly grows at first.
-CPU_SIZES = {"person": (1,), "pose": (1, 4), "lift": (1, 4, 16)}
-CPU_MOST = {"person": 1, "pose": 4, "lift": 32}
-CUDA_SIZES = {"person": (1, 2, 4, 8), "pose": (1, 2, 4, 8, 16, 32, 64, 128), "lift": (1, 2, 4, 8, 16, 32, 64, 128)}
+CPU_SIZES = {"person": (1,), "pose": (1, 4), "lift": (1, 4, 16), "lift_long": (1, 4)}
+CPU_MOST = {"person": 1, "pose": 4, "lift": 32, "lift_long": 8}
+CUDA_SIZES = {
+    "person": (1, 2, 4, 8),
+    "pose": (1, 2, 4, 8, 16, 32, 64, 128),
+    "lift": (1, 2, 4, 8, 16, 32, 64, 128),
+    "lift_long": (1, 2, 4, 8, 16, 32),
+}
+# A second lifter, whose window is longer, for sequences that the first one's does not hold.
+LONG = "lift_long"
 
 
 class Service:
@@ -90,11 +97,13 @@ class Service:
                 device, self.metrics, settings.queue_rows, settings.caller_share, window_s, self._lose_device
             )
             self._scheduler = scheduler
-            for role in ROLES:
-                entry = self._entry(role)
+            chosen: dict[str, Entry] = {role: self._entry(role) for role in ROLES}
+            if settings.lift is None and (long := self.store.long_lifter(settings.licence_policy == "permissive")):
+                chosen[LONG] = long
+            for slot, entry in chosen.items():
                 engine = await device.run(load_engine, entry.manifest, entry.load, self.settings, device.name)
-                self.entries[role], self.engines[role] = entry, engine
-                self._batchers[role] = scheduler.add(engine)
+                self.entries[slot], self.engines[slot] = entry, engine
+                self._batchers[slot] = scheduler.add(engine)
                 self._tell_model(entry.manifest, engine, device.name)
         except Exception as error:
             self.state, self.reason = "failed", str(error) or type(error).__name__
@@ -114,11 +123,16 @@ class Service:
 
     def _connect(self) -> None:
         """The pipelines over the engines in use. What has begun keeps those that it began with."""
-        batchers, lifter = self._batchers, self.entries["lift"].manifest
-        centre = lifter.input.get("head") == "centre"
-        self.lift = LiftPipeline(batchers["lift"], int(lifter.options["frames"]), centre, self.in_decode_pool)
+        batchers = self._batchers
+        self.lift = self._lifter("lift", self._lifter(LONG) if LONG in batchers else None)
         self.photo = PhotoPipeline(batchers["person"], batchers["pose"], self.lift, self._presence())
         self.clip = ClipPipeline(self.photo, self.lift, self.in_decode_pool)
+
+    def _lifter(self, slot: str, long: LiftPipeline | None = None) -> LiftPipeline:
+        manifest = self.entries[slot].manifest
+        centre = manifest.input.get("head") == "centre"
+        frames = int(manifest.options["frames"])
+        return LiftPipeline(self._batchers[slot], frames, centre, self.in_decode_pool, long)
 
     def _presence(self) -> Presence | None:
         """What makes a chance of the finder's score, if it was fitted for the detector in use."""
@@ -147,8 +161,11 @@ class Service:
                 raise NotReady(f"the service is not ready: {self.reason or self.state}", retry_after_s=2.0)
             store = Store(self.store.folder, whole=False)
             entry = await self.in_decode_pool(_find, store, label)
-            role, old = entry.manifest.role, self._batchers[entry.manifest.role]
-            self._check_licence(entry, role)
+            role: str = entry.manifest.role
+            if entry.manifest.long and LONG in self._batchers:
+                role = LONG
+            old = self._batchers[role]
+            self._check_licence(entry, entry.manifest.role)
             if entry.label == self.entries[role].label:
                 return entry.label
             self.changes[entry.label] = "LOADING"
@@ -230,8 +247,7 @@ class Service:
         listed = []
         for entry in self.store.entries():
             manifest, role = entry.manifest, entry.manifest.role
-            loaded = self.entries.get(role)
-            engine = self.engines[role] if loaded is not None and loaded.label == entry.label else None
+            engine = next((each for each in self.engines.values() if each.label == entry.label), None)
             running = None
             if engine is not None:
                 running = {
@@ -344,9 +360,10 @@ def load_engine(manifest: Manifest, load: Callable[[], dict[str, Any]], settings
     if manifest.role != "lift":
         module = network
     role, on_cpu = manifest.role, device == "cpu"
+    slot = LONG if manifest.long else role
     threads = settings.network_threads
     precision = _precision(settings, role, on_cpu)
-    sizes = CPU_SIZES[role] if on_cpu else CUDA_SIZES[role]
+    sizes = CPU_SIZES[slot] if on_cpu else CUDA_SIZES[slot]
     if eager:
         runtime, precision, infer = "torch", "f32", torch_infer(module, device, "f32", threads)
     elif not on_cpu:
@@ -357,9 +374,19 @@ def load_engine(manifest: Manifest, load: Callable[[], dict[str, Any]], settings
         runtime, infer = "openvino", openvino_infer(module, framing.example(), sizes, threads, precision)
     else:
         runtime, infer = "torch", torch_infer(module, device, precision, threads)
-    budget = CPU_MOST[role] if on_cpu else sizes[-1]
+    budget = CPU_MOST[slot] if on_cpu else sizes[-1]
+    pads = not on_cpu
     engine = Engine(
-        label, role, framing, infer, sizes=sizes, budget=budget, pads=not on_cpu, runtime=runtime, precision=precision
+        label,
+        role,
+        framing,
+        infer,
+        sizes=sizes,
+        budget=budget,
+        pads=pads,
+        runtime=runtime,
+        precision=precision,
+        network=slot,
     )
     engine.warm(settings.batch_ms / 1000)
     log.info("%s loaded in %.1f s", label, time.perf_counter() - started)

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import choose_encoder
 
 # In the order in which a photo passes them.
-NETWORKS = ("person", "pose", "lift")
-STAGES = ("decode", *NETWORKS, "queue")
+NETWORKS = ("person", "pose", "lift", "lift_long")
+STAGES = ("decode", "person", "pose", "lift", "queue")
 # The names of the errors that the callers get.
 SHED_REASONS = ("QueueFull", "ShareUsedUp", "NotReady")
 FAILURE_REASONS = ("NotFinite", "EngineFailed")

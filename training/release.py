@@ -22,6 +22,7 @@ from service.store.manifest import PERMISSIVE, DataSource, Manifest, Role, Score
 from service.store.store import NOTICE, Entry, Store, embedded_store
 
 from .blend import read_between
+from .lift import other_frames
 from .recipe import read_recipe
 from .start import Arrays, weights_of
 
@@ -33,7 +34,7 @@ PROTOCOLS: Mapping[str, str] = {
 }
 JOINTS: Mapping[str, str] = {"pose": "coco17", "person": "", "lift": "h36m17"}
 # Sections of a recipe that say how the run went; the others have places of their own in a manifest.
-HOW = ("loop", "loss", "crops", "squares", "windows")
+HOW = ("loop", "loss", "crops", "squares", "windows", "shorter")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -48,6 +49,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of this run's weights beside --towards, 0..1")
     parser.add_argument("--scores", type=Path, help='JSON, [{"protocol", "metric", "value"}], instead of the log\'s')
     parser.add_argument("--device", default="", help="what it was trained on, for the card")
+    parser.add_argument("--frames", type=int, help="of a lifter: for windows of so many frames, fewer than the run's")
+    parser.add_argument("--long", action="store_true", help="of a lifter: the one for long sequences")
 
 
 def release(arguments: Namespace) -> str:
@@ -65,10 +68,14 @@ def release(arguments: Namespace) -> str:
     if arguments.share != 1 and arguments.towards is None:
         raise ValueError(f"--share {arguments.share:g} needs --towards, the other weights")
     state = torch.load(arguments.run / "latest.pt", map_location="cpu", weights_only=True)
+    if arguments.frames:
+        recipe["network"]["frames"] = arguments.frames
     if arguments.towards is None:
         arrays = weights_of(state["average"])
     else:
         arrays = read_between(arguments.run, arguments.towards, arguments.share)
+    if recipe["kind"] == "lift":
+        arrays = other_frames(arrays, recipe["network"]["frames"])
     manifest = describe(recipe, state, store, arguments)
     parameters = check(manifest, arrays)
     half = recipe["kind"] != "person" if arguments.half is None else arguments.half
@@ -111,6 +118,7 @@ def describe(recipe: Mapping[str, Any], state: Mapping[str, Any], store: Store, 
         scores=scores(told, protocol),
         joints=JOINTS[role],
         default=told.default,
+        long=told.long,
     )
 
 

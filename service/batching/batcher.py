@@ -53,10 +53,10 @@ class Batcher:
         self.rows_per_s: float | None = None  # measured over the last batches
         self._metrics, self._changed = metrics, changed
         self._open = True
-        role = engine.role
-        metrics.queue_limit_rows.labels(role).set(limits.rows)
-        metrics.batch_cap_rows.labels(role).set(limits.budget)
-        self._queue_rows = metrics.queue_rows.labels(role)
+        network = engine.network
+        metrics.queue_limit_rows.labels(network).set(limits.rows)
+        metrics.batch_cap_rows.labels(network).set(limits.budget)
+        self._queue_rows = metrics.queue_rows.labels(network)
 
     async def submit(
         self, rows: Sequence[Row], *, caller: str, klass: Class, deadline: float
@@ -120,7 +120,7 @@ class Batcher:
 
     def begin(self, batch: Sequence[Waiting], now: float) -> None:
         """Notes how long each row waited for the device, which takes the batch now."""
-        wait = self._metrics.queue_wait_seconds.labels(self.engine.role)
+        wait = self._metrics.queue_wait_seconds.labels(self.engine.network)
         for waiting in batch:
             ticket: Ticket = waiting.owner[0]
             ticket.queued_s = max(ticket.queued_s, now - waiting.arrived)
@@ -132,7 +132,7 @@ class Batcher:
         Args:
             failed: rows of each run, of those of one batch, for which it did not suffice.
         """
-        cap, role = self.line.cap, self.engine.role
+        cap, role = self.line.cap, self.engine.network
         for rows in failed:
             self._metrics.oom_total.inc()
             cap.halve(rows, now)
@@ -142,7 +142,7 @@ class Batcher:
 
     def deliver(self, batch: Sequence[Waiting], results: Sequence[Any], seconds: float) -> None:
         """Answers everyone in the batch. `results` holds an answer or an exception a row, in order."""
-        role, rows = self.engine.role, sum(waiting.cost for waiting in batch)
+        role, rows = self.engine.network, sum(waiting.cost for waiting in batch)
         self._metrics.batch_rows.labels(role).observe(rows)
         self._metrics.batch_duration_seconds.labels(role).observe(seconds)
         rate = rows / max(seconds, 1e-6)

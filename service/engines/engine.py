@@ -58,6 +58,7 @@ class Engine:
     label: name@version; role: person, pose or lift; runtime: openvino, torch or cuda-graphs; precision: f32 or bf16.
     sizes: the batch sizes that are warmed, rising; no other ever runs.
     budget: the most inputs that a batch of this engine should hold, for the time that it takes; see `warm`.
+    network: its name in the metrics, where two engines share a role.
     pads: the runtime itself pads a rest up to the next size (a GPU's time hardly grows with it), else it is made up of
     smaller ones (a CPU's does).
     """
@@ -74,8 +75,9 @@ class Engine:
         pads: bool,
         runtime: str,
         precision: str,
+        network: str | None = None,
     ) -> None:
-        self.label, self.role = label, role
+        self.label, self.role, self.network = label, role, network or role
         self.framing, self.infer = framing, infer
         self.sizes = tuple(sorted(sizes))
         if not pads and self.sizes[0] != 1:

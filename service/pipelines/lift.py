@@ -65,12 +65,20 @@ class Lifted:
 class LiftPipeline:
     """Lifts through one engine's queue."""
 
-    def __init__(self, batcher: Batcher, frames: int, centre: bool = False, pool: Pool | None = None) -> None:
+    def __init__(
+        self,
+        batcher: Batcher,
+        frames: int,
+        centre: bool = False,
+        pool: Pool | None = None,
+        long: LiftPipeline | None = None,
+    ) -> None:
         """frames: of a window; centre: the network answers only its middle one (published lifters).
 
-        pool: where arithmetic over long sequences runs; without one, on the loop.
+        pool: where arithmetic over long sequences runs; without one, on the loop. long: of another network with a
+        longer window, which lifts what is longer than this one's (`lift`, `lift_people`).
         """
-        self.batcher, self.frames, self.centre = batcher, frames, centre
+        self.batcher, self.frames, self.centre, self.long = batcher, frames, centre, long
         self._pool = pool
 
     @property
@@ -95,7 +103,10 @@ class LiftPipeline:
 
     async def lift_people(self, people: Sequence[Array], options: LiftOptions, call: Call) -> list[Lifted]:
         """Several people's sequences of the same frames; their windows share batches."""
-        check_models({r: m for r, m in options.models.items() if r == "lift"}, self.models)
+        asked = {role: model for role, model in options.models.items() if role == "lift"}
+        if self.long is not None and self._wants_long(people, asked):
+            return await self.long.lift_people(people, options, call)
+        check_models(asked, self.models)
         width, height = options.image_size
         camera = choose_camera(width, height, options.camera)
         camera = unmirrored_camera(camera, width) if options.mirrored else camera
@@ -125,6 +136,13 @@ class LiftPipeline:
         sequences = await self._reckon(frames, before)
         poses = await self.poses(sequences, times, options.image_size, given, call)
         return await self._reckon(frames, after, sequences, poses)
+
+    def _wants_long(self, people: Sequence[Array], asked: Mapping[str, str]) -> bool:
+        assert self.long is not None
+        if name := asked.get("lift"):
+            label = self.long.models["lift"]
+            return name in (label, label.split("@")[0])
+        return max(map(len, people), default=0) > self.frames
 
     async def _reckon(self, frames: int, work: Callable[..., T], *arguments: Any) -> T:
         """Arithmetic over so many frames: of many, in the pool."""

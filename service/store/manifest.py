@@ -70,6 +70,7 @@ class Manifest:
     training: recipe, seed, commit and whatever else repeats it; empty for what was trained elsewhere.
     presence: of a finder: how its score and a pose become the chance that a person is there; empty: its score is it.
     default: stands before the others of its role when nobody names a model.
+    long: of the lifters the one for sequences of more frames than the default's window holds.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Manifest:
     scores: tuple[Score, ...] = ()
     joints: str = ""
     default: bool = False
+    long: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for a name, version, role or file name that cannot be one."""
@@ -133,6 +135,7 @@ def read(path: Path) -> Manifest:
             summary=table.take("summary", str),
             joints=table.take("joints", str, ""),
             default=table.take("default", bool, False),
+            long=table.take("long", bool, False),
             options=table.take("options", dict, {}),
             input=table.take("input", dict, {}),
             training=table.take("training", dict, {}),
@@ -209,7 +212,8 @@ def to_toml(manifest: Manifest) -> str:
         ValueError: a value in a free table is none of text, number, true or false, list or table.
     """
     plain = {key: getattr(manifest, key) for key in ("name", "version", "role", "network", "joints", "summary")}
-    parts = [_lines(plain | ({"default": True} if manifest.default else {}))]
+    marks = {key: True for key in ("default", "long") if getattr(manifest, key)}
+    parts = [_lines(plain | marks)]
     tables = {"options": manifest.options, "input": manifest.input, "weights": vars(manifest.weights)}
     parts += [f"[{name}]\n{_lines(table)}" for name, table in tables.items() if table]
     parts += [f"[[data]]\n{_lines(vars(source))}" for source in manifest.data]

@@ -115,12 +115,20 @@ class Store:
         Raises:
             Unknown: there is none.
         """
-        fitting = [entry for entry in self.entries() if entry.manifest.role == role]
-        fitting = [entry for entry in fitting if entry.permissive or not permissive]
+        fitting = [entry for entry in self._of(role, permissive) if not entry.manifest.long]
         if not fitting:
             kind = "permissive " if permissive else ""
             raise Unknown(f"{self.folder} has no {kind}model for the role `{role}`", field=role)
         return max(fitting, key=lambda entry: (entry.manifest.default, entry.manifest.version))
+
+    def long_lifter(self, permissive: bool = False) -> Entry | None:
+        """Who lifts long sequences when nobody is named: the newest that says `long`, if there is one."""
+        fitting = [entry for entry in self._of("lift", permissive) if entry.manifest.long]
+        return max(fitting, key=lambda entry: entry.manifest.version, default=None)
+
+    def _of(self, role: Role, permissive: bool) -> list[Entry]:
+        entries = [entry for entry in self.entries() if entry.manifest.role == role]
+        return [entry for entry in entries if entry.permissive or not permissive]
 
     def check(self) -> list[str]:
         """Everything that is wrong with the files, each with its name; empty if nothing is. Reads every weight."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from service.errors import NotReady, OutOfRange, Unknown
+from service.store.manifest import ROLES
 
 from ..schemas import json_object
 from .models import KINDS
@@ -37,7 +38,7 @@ class Served:
 def served(service: Service) -> dict[str, Served]:
     """Everything that answers under /v2, by name."""
     models: dict[str, Served] = {}
-    engines = service.engines_in_use()
+    engines = {slot: engine for slot, engine in service.engines_in_use().items() if slot in ROLES}
     for role, engine in engines.items():
         name, _, version = engine["model"].partition("@")
         models[name] = Served(name, name, version, role, engine["runtime"])
