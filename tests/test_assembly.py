@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from service import assembly
-from service.assembly import Service, build
-from service.engines.openvino_engine import openvino_available
+from service.assembly import LONG, Service, build
+from service.engines.openvino_engine import bf16_is_native, openvino_available
 from service.errors import NotReady, QueueFull, ServiceError, SettingWrong, StoreBroken, Unknown
 from service.geometry.alignment import stature
 from service.media.pictures import Picture
@@ -78,15 +78,28 @@ def test_after_its_start_it_is_ready(started: Started) -> None:
 def test_the_engines_in_use_are_the_stores_defaults_on_this_cpu(started: Started) -> None:
     service = started.service
     engines = service.engines_in_use()
-    assert list(engines) == list(ROLES)
-    for role in ROLES:
-        assert engines[role] == {
-            "model": service.store.default(role).label,
+    long = service.store.long_lifter()
+    assert list(engines) == [*ROLES, *([LONG] if long else [])]
+    for slot, engine in engines.items():
+        entry = long if slot == LONG else service.store.default(service.engines[slot].role)  # type: ignore[arg-type]
+        assert entry is not None
+        assert engine == {
+            "model": entry.label,
             "runtime": "openvino" if openvino_available() else "torch",
             "device": "cpu",
-            "precision": "f32",
+            "precision": "bf16" if slot == "pose" and openvino_available() and bf16_is_native() else "f32",
         }
-    assert service.photo.models == {role: engine["model"] for role, engine in engines.items()}
+    assert service.photo.models == {role: engines[role]["model"] for role in ROLES}
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_only_the_detector_takes_less_than_32_bits_and_only_where_it_is_native(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "bf16_is_native", lambda: native)
+    monkeypatch.setattr(assembly, "openvino_available", lambda: True)
+    chosen = {role: assembly._precision(Settings(), role, on_cpu=True) for role in ROLES}
+    assert chosen == {"person": "f32", "pose": "bf16" if native else "f32", "lift": "f32"}
 
 
 def test_the_list_of_models_is_the_store_and_says_which_run(started: Started) -> None:
@@ -97,7 +110,8 @@ def test_the_list_of_models_is_the_store_and_says_which_run(started: Started) ->
     assert set(running) == {engine["model"] for engine in service.engines_in_use().values()}
     for label, facts in running.items():
         assert facts["device"] == "cpu"
-        assert facts["sizes"] == list(service.engines[listed[label]["role"]].sizes)
+        engine = next(engine for engine in service.engines.values() if engine.label == label)
+        assert facts["sizes"] == list(engine.sizes)
         assert listed[label]["licence"] and len(listed[label]["sha256"]) == 64
 
 

@@ -240,7 +240,8 @@ def test_torch_lives_in_networks_engines_and_importing(package: str) -> None:
 
 def test_openvino_lives_in_engines() -> None:
     users = users_of("openvino", sources("service", "training", "benchmarks"))
-    assert [name for name in users if not within(name, {"engines"})] == []
+    # What is measured beside the engines may not be served: a form that lost too much, say.
+    assert [name for name in users if not within(name, {"engines"}) and name != "benchmarks.precisions"] == []
 
 
 def test_layers_use_no_packages_beside_their_own() -> None:
@@ -267,7 +268,8 @@ def test_pure_files_know_numpy_and_geometry_alone() -> None:
     for name in PURE:
         tree = SERVICE.get(f"service.{name}")
         for each in imports(f"service.{name}", tree) if tree else ():
-            assert each.name.split(".")[0] in known or within(each.name, {"geometry", "errors", "people"}), each
+            ours = within(each.name, {"geometry", "errors", "people", *PURE})
+            assert each.name.split(".")[0] in known or ours, each
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -58,7 +58,7 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Loading:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """The first version of a model of each role, and of the lifter a second one, and a third whose weights were changed."""
+    """The first version of a model of each role; of the lifter a second one, and a third whose weights were changed."""
     folder = tmp_path / "store"
     for name in NAMES:
         shutil.copytree(embedded_store() / name / "1", folder / name / "1")
@@ -140,9 +140,7 @@ def test_the_old_version_serves_until_the_new_one_is_warm_and_goes_with_its_last
 
 def test_a_version_that_is_broken_keeps_the_old_one_and_says_why(loading: Loading, store: Path) -> None:
     async def work(service: Service) -> None:
-        with pytest.raises(
-            Unreadable, match=r"lift-27@3 could .* lift-27@1 serves on.*sha256"
-        ) as refused:
+        with pytest.raises(Unreadable, match=r"lift-27@3 could .* lift-27@1 serves on.*sha256") as refused:
             await service.load_model("lift-27@3")
         assert str(store) not in str(refused.value)
         assert "sha256" in service.changes["lift-27@3"]

@@ -9,7 +9,7 @@ weights. Boxes are x, y, width, height in picture pixels.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def calibrate(arguments: Namespace) -> dict[str, Any]:
         "candidates": {split: len(each.person) for split, each in found.items()},
         **reliability(presence.of(found["development"].known), found["development"].person),
     }
-    write(person, presence, pose.label, arguments.side, told)
+    write(person, presence, pose.label, arguments.side, told["error"])
     return told
 
 
@@ -179,20 +179,24 @@ def reliability(chances: Floats, person: NDArray[np.bool_]) -> dict[str, Any]:
     return {"error": round(error, 4), "bins": [[count, round(m, 3), round(s, 3)] for count, m, s in lines]}
 
 
-def write(entry: Entry, presence: Presence, pose: str, side: int, told: Mapping[str, Any]) -> None:
-    """Puts the chance into the manifest and the card of a finder that lies in the store; what stood there goes."""
-    table = {"pose": pose, "side": side, "offset": presence.offset, "weights": dict(presence.weights)}
-    (entry.folder / MANIFEST).write_text(to_toml(replace(entry.manifest, presence=table)), encoding="utf-8")
+def write(entry: Entry, presence: Presence, pose: str, side: int, error: float) -> None:
+    """Puts the chance beside this detector into the manifest and the card of a finder in the store.
+
+    What stood there for other versions of the detector goes.
+    """
+    kept = {label: old for label, old in entry.manifest.presence.items() if label.split("@")[0] != pose.split("@")[0]}
+    new = {"side": side, "error": error, "offset": presence.offset, "weights": dict(presence.weights)}
+    tables = dict(sorted((kept | {pose: new}).items()))
+    (entry.folder / MANIFEST).write_text(to_toml(replace(entry.manifest, presence=tables)), encoding="utf-8")
     before, _, after = (entry.folder / CARD).read_text(encoding="utf-8").partition(HEADING)
-    rest = after.partition("\n## ")
-    more = rest[1] + rest[2]
-    lines = "".join(f"| {count} | {mean:.2f} | {share:.2f} |\n" for count, mean, share in told["bins"])
+    _, next_heading, rest = after.partition("\n## ")
+    lines = "".join(f"| {label} | {table['side']} | {table['error']:.3f} |\n" for label, table in tables.items())
     text = f"""{HEADING}
 
-A person's `score` is the chance that a person is there, made of the finder's score and of what `{pose}` says of the
-box, at an input of {side} pixels. On photos that it was not fitted on, chances are {told["error"]:.3f} off on average:
+A person's `score` is the chance that a person is there, made of the finder's score and of what the detector says of the
+box. On photos that it was not fitted on, chances are this far off on average (expected calibration error):
 
-| candidates | mean chance | share that is a person |
+| detector | input side | error |
 | --- | --- | --- |
 {lines}"""
-    (entry.folder / CARD).write_text(before.rstrip() + "\n\n" + text + more, encoding="utf-8")
+    (entry.folder / CARD).write_text(before.rstrip() + "\n\n" + text + next_heading + rest, encoding="utf-8")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from service.geometry.alignment import mpjpe, n_mpjpe
 from service.networks import create, load_weights
-from service.networks.lifter import AcrossNeighbours
+from service.networks.lifter import AcrossNeighbours, SelfAttention
 
 from .data.ahead import Ahead
 from .data.motion import Motion, read_motion
@@ -123,7 +123,7 @@ def validation_windows(
 def score(module: nn.Module, windows: Windows, batch: int = 32) -> dict[str, float]:
     """MPJPE and N-MPJPE in millimetres over all frames of the windows, on the device where they lie."""
     channels = channels_of(windows)
-    answer = torch.cat([module(part).float() for part in channels.split(batch)]).cpu().numpy()
+    answer = torch.cat([module(part).float() for part in torch.split(channels, batch)]).cpu().numpy()
     targets: np.ndarray[Any, np.dtype[np.float32]] = windows.targets.cpu().numpy()
     return {"p1": 1000 * float(mpjpe(answer, targets)), "n": 1000 * float(n_mpjpe(answer, targets))}
 
@@ -138,10 +138,8 @@ def other_frames(arrays: Arrays, frames: int) -> Arrays:
 
 def write_out(module: nn.Module) -> None:
     """Has a compiler see through what it cannot fuse: heads of four numbers, depth-wise convolutions."""
-    for block in module.Spatial_blocks:  # type: ignore[union-attr]
-        block.attn.written_out = True  # type: ignore[union-attr]
-    for part in module.modules():
-        if isinstance(part, AcrossNeighbours):
+    for name, part in module.named_modules():
+        if isinstance(part, AcrossNeighbours) or (isinstance(part, SelfAttention) and name.startswith("Spatial")):
             part.written_out = True
 
 

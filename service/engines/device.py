@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
-
-import torch
 
 from service.errors import EngineFailed, SettingWrong
 
@@ -38,20 +37,27 @@ def fault_of(error: BaseException) -> type[EngineFailed]:
     if isinstance(error, OutOfMemory | DeviceLost):
         return type(error)
     text = str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    torch = _torch()
+    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
         return OutOfMemory
     if isinstance(error, RuntimeError):
         if any(sign in text for sign in _NO_MEMORY):
             return OutOfMemory
-        if isinstance(error, torch.AcceleratorError) or any(sign in text for sign in _STICKY):
+        if (torch and isinstance(error, torch.AcceleratorError)) or any(sign in text for sign in _STICKY):
             return DeviceLost
     return EngineFailed
 
 
 def free_memory() -> None:
     """Gives back what torch keeps of a CUDA device's memory for later."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    torch = _torch()
+    if torch and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def _torch() -> Any:
+    """torch if an engine has brought it: what never met it, a queue's test say, need not wait for it."""
+    return sys.modules.get("torch")
 
 
 class Device:
@@ -71,7 +77,8 @@ class Device:
 
     def memory_bytes(self) -> int:
         """What torch has allocated on a CUDA device; 0 on a CPU."""
-        return int(torch.cuda.memory_allocated(self.name)) if self.name.startswith("cuda") else 0
+        torch = _torch()
+        return int(torch.cuda.memory_allocated(self.name)) if torch and self.name.startswith("cuda") else 0
 
 
 def choose_device(setting: str) -> str:
@@ -80,6 +87,8 @@ def choose_device(setting: str) -> str:
     Raises:
         SettingWrong: a CUDA device was asked for and is not there. It is never replaced by the CPU in silence.
     """
+    import torch
+
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if setting == "cpu" or (setting == "auto" and not count):
         return "cpu"

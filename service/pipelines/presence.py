@@ -56,16 +56,22 @@ class Presence:
     offset: float
 
     @classmethod
-    def read(cls, table: Mapping[str, Any]) -> Presence:
-        """From the table `presence` of a manifest.
+    def read(cls, tables: Mapping[str, Any], pose: str) -> Presence | None:
+        """What was fitted for the detector `pose` (name@version), from the table `presence` of a finder's manifest.
+
+        Returns:
+            None where nothing was: the finder's own score stays the answer.
 
         Raises:
             ValueError: it lacks `offset` or a weight, or has one that is not known.
         """
-        weights = table.get("weights", {})
-        if "offset" not in table or set(weights) != set(FIGURES):
-            raise ValueError(f"`presence` must have `offset` and `weights` of {', '.join(FIGURES)}, got {dict(table)}")
-        return cls({name: float(weights[name]) for name in FIGURES}, float(table["offset"]))
+        if pose not in tables:
+            return None
+        weights = tables[pose].get("weights", {})
+        if "offset" not in tables[pose] or set(weights) != set(FIGURES):
+            wanted = f"`offset` and `weights` of {', '.join(FIGURES)}"
+            raise ValueError(f"`presence` of {pose} must have {wanted}, got {tables[pose]}")
+        return cls({name: float(weights[name]) for name in FIGURES}, float(tables[pose]["offset"]))
 
     def of(self, known: Floats) -> Floats:
         """(n,) chances in 0..1 of (n, FIGURES)."""

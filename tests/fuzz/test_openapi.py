@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -22,7 +22,9 @@ with warnings.catch_warnings():
 class Described(FakeService):
     """With what the doors of the Open Inference Protocol ask for; of its store nothing can be loaded."""
 
-    store, changes, models_leaving = TinyStore(), {}, ()
+    store = TinyStore()
+    changes: ClassVar[dict[str, str]] = {}
+    models_leaving = ()
 
     async def load_model(self, label: str) -> str:
         raise Unknown(f"no model {label[:80]!r}", field="models")

@@ -138,7 +138,7 @@ def test_a_shorter_window_takes_the_places_in_the_middle() -> None:
     options = {"frames": 9, "width": 8, "depth": 1, "heads": 2, "head": "sequence", "spatial": True, "temporal": True}
     long, short = create("lifter", **options).eval(), create("lifter", **{**options, "frames": 5}).eval()
     with torch.no_grad():
-        long.Temporal_pos_embed.normal_()
+        long.get_parameter("Temporal_pos_embed").normal_()
     weights = long.state_dict()
     weights["Temporal_pos_embed"] = weights["Temporal_pos_embed"][:, 2:7]
     short.load_state_dict(weights)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from service.engines.framing import CropRow, Found
+from service.pipelines.lift import LiftPipeline
 from service.pipelines.photo import SPARE_PEOPLE, PhotoOptions, PhotoPipeline
 from service.pipelines.presence import FIGURES, SURE_POSE, Array, Presence, figures
 from service.store.store import Store, embedded_store
 
-from .fake import FRAMES, FakeEngine, Fakes, LiftPipeline, call, figure, running, street
+from .fake import FRAMES, FakeEngine, Fakes, call, figure, running, street
 
 TABLE: dict[str, Any] = {
     "pose": "fake-pose@1",
@@ -22,7 +23,18 @@ TABLE: dict[str, Any] = {
 }
 BOXES = np.array([[20, 40, 60, 150], [120, 60, 50, 140], [220, 30, 70, 180]], np.float32)
 SCORES = np.array([0.9, 0.5, 0.3], np.float32)
-POSES = np.stack([figure(box) for box in BOXES])
+POSES = np.stack([figure(box) for box in BOXES]).astype(np.float32)
+
+
+def read(table: dict[str, Any]) -> Presence:
+    presence = Presence.read({"detector@1": table}, "detector@1")
+    assert presence is not None
+    return presence
+
+
+def test_beside_a_detector_that_it_was_not_fitted_for_there_is_none() -> None:
+    assert Presence.read({"detector@1": TABLE}, "detector@2") is None
+    assert Presence.read({}, "detector@1") is None
 
 
 def test_figures_are_the_finders_logit_the_mean_joint_and_the_extent() -> None:
@@ -39,7 +51,7 @@ def test_figures_are_the_finders_logit_the_mean_joint_and_the_extent() -> None:
 
 
 def test_one_by_one_or_all_at_once_is_the_same_and_nobody_is_nobody() -> None:
-    presence = Presence.read(TABLE)
+    presence = read(TABLE)
     one = [presence.chances(BOXES[n : n + 1], SCORES[n : n + 1], POSES[n : n + 1])[0] for n in range(3)]
     np.testing.assert_array_equal(presence.chances(BOXES, SCORES, POSES), one)
     assert presence.chances(BOXES[:0], SCORES[:0], POSES[:0]).shape == (0,)
@@ -47,29 +59,31 @@ def test_one_by_one_or_all_at_once_is_the_same_and_nobody_is_nobody() -> None:
 
 @pytest.mark.parametrize("score", [0.0, 1.0])
 def test_a_finder_that_is_beyond_doubt_gives_a_finite_chance(score: float) -> None:
-    chances = Presence.read(TABLE).chances(BOXES, np.full(3, score, np.float32), POSES)
+    chances = read(TABLE).chances(BOXES, np.full(3, score, np.float32), POSES)
     assert ((chances > 0) & (chances < 1) | (chances == round(score))).all()
 
 
 def test_a_surer_pose_and_a_surer_finder_make_a_likelier_person() -> None:
-    presence = Presence.read(TABLE)
-    doubtful = POSES.copy()
-    doubtful[..., 2] *= 0.5
+    presence = read(TABLE)
+    doubtful: Array = POSES.copy()
+    doubtful[..., 2] *= np.float32(0.5)
     assert (presence.chances(BOXES, SCORES, POSES) > presence.chances(BOXES, SCORES, doubtful)).all()
-    assert (presence.chances(BOXES, SCORES, POSES) > presence.chances(BOXES, SCORES / 2, POSES)).all()
+    assert (presence.chances(BOXES, SCORES, POSES) > presence.chances(BOXES, SCORES * np.float32(0.5), POSES)).all()
 
 
 @pytest.mark.parametrize(
     "broken", [{"offset": 1.0}, {"weights": TABLE["weights"]}, TABLE | {"weights": {"finder": 1.0}}]
 )
 def test_a_table_that_lacks_something_is_refused(broken: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="`presence` must have `offset` and `weights` of finder, joints, extent"):
-        Presence.read(broken)
+    with pytest.raises(
+        ValueError, match="`presence` of detector@1 must have `offset` and `weights` of finder, joints, extent"
+    ):
+        read(broken)
 
 
 @pytest.mark.parametrize("chance", [0.01, 0.4, 0.9, 1.0])
 def test_at_the_least_score_a_sure_pose_makes_just_the_chance(chance: float) -> None:
-    presence = Presence.read(TABLE)
+    presence = read(TABLE)
     least = presence.least_score(chance)
     best = np.array([[np.log(least / (1 - least)), SURE_POSE, SURE_POSE]])
     assert presence.of(best)[0] == pytest.approx(chance, abs=1e-6)
@@ -91,7 +105,7 @@ def seen(presence: Presence | None, found: Found, options: PhotoOptions, pose: A
 
 
 def test_the_score_of_a_found_person_is_the_chance() -> None:
-    presence = Presence.read(TABLE)
+    presence = read(TABLE)
     (_, scores, points), _ = seen(presence, Found(BOXES, SCORES), PhotoOptions(min_person_score=0.01))
     np.testing.assert_allclose(scores, presence.chances(BOXES, SCORES, points))
     (boxes, scores, _), _ = seen(presence, Found(BOXES, SCORES), PhotoOptions(boxes=BOXES))
@@ -127,6 +141,5 @@ def test_the_candidates_are_few_and_the_people_no_more_than_asked_for() -> None:
 @pytest.mark.parametrize("permissive", [False, True])
 def test_the_default_finders_chance_was_fitted_with_the_default_detector(permissive: bool) -> None:
     store = Store(embedded_store())
-    person, pose = (store.default(role, permissive=permissive) for role in ("person", "pose"))  # type: ignore[arg-type]
-    Presence.read(person.manifest.presence)
-    assert person.manifest.presence["pose"] == pose.label
+    person, pose = (store.default(role, permissive=permissive) for role in ("person", "pose"))
+    assert Presence.read(person.manifest.presence, pose.label) is not None

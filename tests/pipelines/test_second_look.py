@@ -45,8 +45,8 @@ def test_who_stands_is_not_looked_at_again_unless_the_pose_is_unsure() -> None:
     poses = np.stack([leaning(40), leaning(90), leaning(-170), leaning(10, 0.2)])
     looks = turns(poses)
     assert looks[0] == ()
-    assert looks[1] == (pytest.approx(90), 180.0)
-    assert looks[2] == (pytest.approx(-170), 180.0)
+    assert looks[1] == pytest.approx((90.0, 180.0))
+    assert looks[2] == pytest.approx((-170.0, 180.0))
     assert looks[3] == (180.0,)
     assert turns(poses[:0]) == []
 
@@ -98,7 +98,7 @@ def test_people_who_lie_are_seen_better_at_the_second_look(given: bool) -> None:
         fakes.pose = FakeEngine("pose", lying_detector)
         options = PhotoOptions(boxes=BOX[None] if given else None, second_look=second_look)
         async with fakes.photo() as photo:
-            _, _, points = await photo.keypoints(draw(street(300, 200), BOX, RED), options, call())
+            _, _, points = await photo.keypoints(draw(street(300, 200), BOX.tolist(), RED), options, call())
         return points, len(fakes.pose.rows)
 
     points, rows = asyncio.run(main(True))

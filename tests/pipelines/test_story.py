@@ -13,10 +13,10 @@ from service.geometry.cameras import given_camera
 from service.geometry.skeletons import SKELETONS
 from service.people import Scale
 from service.pipelines.story import FILLED_SCORE, LOOK_AHEAD_S, SETTLE_S, ClipFrame, Moment, Seen, Story, Telling
-from service.pipelines.tracking import KEPT_S
+from service.pipelines.tracking import KEPT_S, Array
 
 from .fake import BODY
-from .test_tracking import Array, box_of, person
+from .test_tracking import box_of, person
 
 SIZE = (640, 480)
 BLOCK, CONTEXT = 15, 6

@@ -26,7 +26,7 @@ FULL = Manifest(
     options={"joints": 17, "attention": [["stage2", 0, 1], {"gate": 0.119, "open": True}], "nothing": [], "none": {}},
     input={"mean": [0.485, 1e-05, 1e22, -0.0, 2.0], "a key with spaces": "x", "ü": "=", "": 1, "exact": False},
     data=(DataSource("COCO", "CC-BY-4.0", "research photos"), DataSource("own", "MIT", "")),
-    presence={"pose": "lite-hrnet", "offset": -1.5, "weights": {"finder": 2.8}},
+    presence={"lite-hrnet@2": {"offset": -1.5, "weights": {"finder": 2.8}}},
     training={"recipe": "lift-27.toml", "seed": 7, "rates": {"first": 1e-3, "last": 1e-5}},
     scores=(Score("coco_val, labelled boxes", "AP", 0.658), Score("x", "y", 1.0)),
     joints="coco17",

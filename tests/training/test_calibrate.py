@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -89,14 +88,13 @@ def test_the_manifest_keeps_the_chance_and_the_card_tells_it_once(tmp_path: Path
     manifest = Manifest("finder", 1, "person", "rtmdet-nano", "", WeightsFile("MIT", False))
     arrays = weights_of(create("rtmdet-nano").state_dict())
     entry = Store(tmp_path).add(manifest, arrays, "# finder@1\n\n## Scores\n\nnone\n\n## Limits\n\nmany\n")
-    given, truth = made(2_000)
-    told: dict[str, Any] = reliability(truth.of(given.known), given.person)
-    for _ in range(2):
-        write(entry, truth, "detector@1", 480, told)
-        again = Store(tmp_path).find("finder")
-        assert Presence.read(again.manifest.presence) == truth
-        assert again.manifest.presence["pose"] == "detector@1"
-        card = (entry.folder / CARD).read_text()
-        assert card.count(HEADING) == 1
-        assert card.count("## Limits") == card.count("many") == 1
-        assert Store(tmp_path).check() == []
+    truth = Presence({"finder": 2.0, "joints": 3.0, "extent": 1.0}, -0.5)
+    for pose in ("detector@1", "detector@2", "detector@2", "other@1"):
+        write(Store(tmp_path).find("finder"), truth, pose, 480, 0.0123)
+    tables = Store(tmp_path).find("finder").manifest.presence
+    assert list(tables) == ["detector@2", "other@1"]
+    assert Presence.read(tables, "detector@2") == Presence.read(tables, "other@1") == truth
+    card = (entry.folder / CARD).read_text()
+    assert "| detector@2 | 480 | 0.012 |\n| other@1 | 480 | 0.012 |\n" in card
+    assert card.count(HEADING) == card.count("## Limits") == card.count("many") == 1
+    assert Store(tmp_path).check() == []

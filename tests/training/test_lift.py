@@ -96,11 +96,11 @@ def test_channels_are_those_of_the_services_framing(motion_file: Path) -> None:
 def test_a_lifter_for_more_frames_starts_as_the_one_for_fewer_around_the_centre() -> None:
     few, many = create("lifter", **NETWORK), create("lifter", **{**NETWORK, "frames": 7})
     with torch.no_grad():
-        few.Temporal_pos_embed.normal_()
+        few.get_parameter("Temporal_pos_embed").normal_()
     load_weights(many, other_frames(weights_of(few.state_dict()), 7), "few")
-    places = few.Temporal_pos_embed[0]
-    assert torch.equal(many.Temporal_pos_embed[0, 2:5], places)
-    assert torch.equal(many.Temporal_pos_embed[0, 5:], places[2:].expand(2, -1))
+    places, more = (each.get_parameter("Temporal_pos_embed")[0] for each in (few, many))
+    assert torch.equal(more[2:5], places)
+    assert torch.equal(more[5:], places[2:].expand(2, -1))
 
 
 def test_attention_written_out_is_attention() -> None:
