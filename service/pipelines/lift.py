@@ -28,7 +28,7 @@ T = TypeVar("T")
 Pool = Callable[..., Awaitable[Any]]  # runs a call with its arguments off the loop
 
 SLOWEST, FASTEST = 10.0, 60.0  # frames a second that the lifters have learned
-STRIDE = 15  # of the windows of a long sequence: within 0.1 mm of a window a frame (docs/clips.md)
+STRIDE = 15  # of windows of 27 frames over a long sequence: within 0.1 mm of a window a frame (docs/clips.md)
 ON_LOOP_FRAMES = 300  # whose arithmetic is done at once: about a millisecond
 CHUNK = 64  # windows queued at once: a long sequence must not fill the queue
 MADE_JOINTS = [7, 9, 10]  # spine, head and head top made from COCO's joints: not where the true ones are
@@ -170,7 +170,9 @@ class LiftPipeline:
             ]
             if self.centre:
                 return even, [plan_centres(len(sequence), self.frames) for sequence in even]
-            return even, [plan_windows(len(sequence), self.frames, STRIDE) for sequence in even]
+            # Longer windows stride further, so that a frame costs the same.
+            stride = max(STRIDE, self.frames * STRIDE // 27)
+            return even, [plan_windows(len(sequence), self.frames, stride) for sequence in even]
 
         def after(answers: list[Array]) -> list[Array]:
             poses, first = [], 0

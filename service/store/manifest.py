@@ -68,7 +68,7 @@ class Manifest:
     input: preset of preprocessing and decoding; its keys are read by the framings.
     joints: name of the skeleton that it answers in; empty for a finder.
     training: recipe, seed, commit and whatever else repeats it; empty for what was trained elsewhere.
-    presence: of a finder: by detector (name@version), how its score and a pose become the chance that a person is there.
+    presence: of a finder, by detector (name@version): how score and pose become the chance that a person is there.
     default: stands before the others of its role when nobody names a model.
     long: of the lifters the one for sequences of more frames than the default's window holds.
     """
