@@ -29,7 +29,7 @@ def version() -> str:
 
 def changelog_section(text: str, of: str) -> str:
     """The lines below `## <of>`, up to the next section. Raises SystemExit if there are none."""
-    match = re.search(rf"^## \[?{re.escape(of)}\]?[^\n]*\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    match = re.search(rf"^## \[?{re.escape(of)}\]?(?: [^\n]*)?\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     if match is None or not match[1].strip():
         raise SystemExit(f"CHANGELOG.md has no section `## {of}`: rename `## Unreleased` to it, and begin a new one")
     return match[1].strip() + "\n"

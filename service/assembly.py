@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -97,10 +98,11 @@ class Service:
                 device, self.metrics, settings.queue_rows, settings.caller_share, window_s, self._lose_device
             )
             self._scheduler = scheduler
-            chosen: dict[str, Entry] = {role: self._entry(role) for role in ROLES}
-            if settings.lift is None and (long := self.store.long_lifter(settings.licence_policy == "permissive")):
-                chosen[LONG] = long
-            for slot, entry in chosen.items():
+            choices = {role: partial(self._entry, role) for role in ROLES} | {LONG: self._long_lifter}
+            for slot, choose in choices.items():
+                entry = choose()
+                if entry is None:
+                    continue
                 engine = await device.run(load_engine, entry.manifest, entry.load, self.settings, device.name)
                 self.entries[slot], self.engines[slot] = entry, engine
                 self._batchers[slot] = scheduler.add(engine)
@@ -223,6 +225,11 @@ class Service:
             raise SettingWrong(f"`{role}` is {named}, but that model's role is {manifest.role}", field=role)
         self._check_licence(entry, role)
         return entry
+
+    def _long_lifter(self) -> Entry | None:
+        """None where the settings name a lifter: that one lifts everything."""
+        permissive = self.settings.licence_policy == "permissive"
+        return self.store.long_lifter(permissive) if self.settings.lift is None else None
 
     def _check_licence(self, entry: Entry, role: Role) -> None:
         if self.settings.licence_policy == "permissive" and not entry.permissive:

@@ -171,6 +171,8 @@ def test_each_line_of_curl_is_answered(line: str, url: str, files: Path) -> None
         assert body.startswith(b"\x89PNG")
     elif "format=mp4" in line:
         assert av.open(io.BytesIO(body)).streams.video[0].frames == 14
+    elif "format=bvh" in line:
+        assert body.startswith((b"HIERARCHY", b"PK"))  # one person's file, or all in a zip
     elif "format=csv" in line:
         assert body.startswith(b"frame,time_s,person")
     else:

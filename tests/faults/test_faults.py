@@ -210,7 +210,7 @@ def test_an_import_killed_at_any_moment_leaves_a_whole_store(tmp_path: Path) -> 
 def test_a_store_half_written_stops_the_start_and_names_the_file(tmp_path: Path, cut: str) -> None:
     shutil.copytree(embedded_store(), tmp_path / "store")
     file = next((tmp_path / "store" / "rtmdet-nano").rglob(cut))
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    file.write_bytes(file.read_bytes()[:20])  # the middle of a manifest may be where a table ends
     command = [
         sys.executable,
         "-m",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ H36M = SKELETONS["h36m17"]
 PARENTS = H36M.parents
 MIRROR = torch.from_numpy(mirror_order(H36M))
 STATURE = 1.70
+STILL_M = 1e-5  # less than which no joint of a window moves that is one frame repeated
 # How far a detector misses, joint by joint, relative to its mean: wrists and ankles most.
 HARDNESS = (0.7, 0.8, 0.9, 1.2, 0.8, 0.9, 1.2, 0.6, 0.6, 0.6, 0.8, 0.8, 1.1, 1.4, 0.8, 1.1, 1.4)
 SIZES = ((1920, 1080), (1280, 720), (1080, 1920), (640, 480), (480, 640), (1000, 1000))
@@ -144,7 +145,11 @@ class WindowMaker:
         angles = torch.where(dice.chance(recipe.tilted, count), dice.uniform(0, math.pi, count), 0.0)
         bodies = torch.einsum("nij,nfkj->nfki", _rotations(dice.normal(count, 3), angles), bodies)
         in_camera, sizes, focal = _film(bodies, dice, recipe)
-        return _detect(in_camera, sizes, focal, dice, recipe)
+        windows = _detect(in_camera, sizes, focal, dice, recipe)
+        # One frame repeated is one detection repeated: nothing can be averaged over its frames.
+        still = (windows.targets - windows.targets[:, :1]).abs().amax((1, 2, 3)) < STILL_M
+        points = torch.where(still[:, None, None, None], windows.points[:, :1], windows.points)
+        return replace(windows, points=points)
 
     def _bodies(self, count: int, dice: Dice) -> Tensor:
         """(count, frames, 17, 3) of world joints at a random rate each, ends repeated where a sequence is short."""
