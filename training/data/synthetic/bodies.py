@@ -78,7 +78,7 @@ def read_body_model() -> BodyModel:
             network = anny.Anny(topology="anny-full").to(dtype=torch.float32)
     except ImportError as missing:
         raise RuntimeError(
-            f"bodies need the package `anny` ({missing}): pip install 'poselift[train]', or `pip install anny`"
+            f"bodies need the package `anny` ({missing}): pip install 'poselift[render]', or `pip install anny`"
         ) from missing
     bones = tuple(network.bone_labels)
     weights = np.zeros((VERTICES, len(bones)), np.float32)
