@@ -26,6 +26,8 @@ SURE_SCORE = 0.3  # of a joint that the detector sees
 LEAST_SURE = 3  # joints that span a box
 # Of the finder's boxes one in twenty has a pose whose joints are surer (0.72), or fill it better (0.67).
 SURE_POSE = 0.75
+# The least chance that a caller can ask for, who then gets every box: no chance is less, and their order is kept.
+FLOOR = 0.01
 
 
 def figures(boxes: Array, scores: Array, points: Array) -> Floats:
@@ -50,7 +52,7 @@ def _extents(boxes: Array, points: Array) -> Floats:
 
 @dataclass(frozen=True)
 class Presence:
-    """The logistic model. weights: by the names of FIGURES; offset: of the logit."""
+    """The logistic model over FLOOR. weights: by the names of FIGURES; offset: of the logit."""
 
     weights: Mapping[str, float]
     offset: float
@@ -74,9 +76,9 @@ class Presence:
         return cls({name: float(weights[name]) for name in FIGURES}, float(tables[pose]["offset"]))
 
     def of(self, known: Floats) -> Floats:
-        """(n,) chances in 0..1 of (n, FIGURES)."""
+        """(n,) chances, FLOOR to 1, of (n, FIGURES)."""
         logits = known @ np.array([self.weights[name] for name in FIGURES]) + self.offset
-        chances: Floats = 1 / (1 + np.exp(-logits))
+        chances: Floats = FLOOR + (1 - FLOOR) / (1 + np.exp(-logits))
         return chances
 
     def chances(self, boxes: Array, scores: Array, points: Array) -> Array:
@@ -86,5 +88,6 @@ class Presence:
     def least_score(self, chance: float) -> float:
         """The finder's score under which not even a sure pose makes that chance, so that none is computed."""
         best = SURE_POSE * sum(max(self.weights[name], 0.0) for name in FIGURES[1:])
-        logit = (np.log(chance / max(1 - chance, 1e-9)) - self.offset - best) / max(self.weights["finder"], 1e-9)
+        wanted = np.clip((chance - FLOOR) / (1 - FLOOR), 1e-9, 1 - 1e-9)
+        logit = (np.log(wanted / (1 - wanted)) - self.offset - best) / max(self.weights["finder"], 1e-9)
         return float(1 / (1 + np.exp(-np.clip(logit, -30, 30))))

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 # Figures of docs/training.md, "A second look".
 MOST_LEAN_DEG = 45.0  # of a trunk that still stands; COCO's people lean less but for one in thirty
 UNSURE = 0.3  # mean score of the joints of somebody who may stand on their head though the pose says upright
-MUCH_SURER = 1.4  # times the first mean score: as sure as a pose must be that contradicts an upright one
+MUCH_SURER = 1.6  # times the first mean score: as sure as a pose must be that contradicts an upright one
 
 _SHOULDERS, _HIPS = [5, 6], [11, 12]
 
