@@ -19,7 +19,7 @@ from service.batching.scheduler import Scheduler
 from service.engines.device import Device, check_torch, choose_device
 from service.engines.engine import Engine, Framing
 from service.engines.framing import FinderFraming, LiftFraming, PoseFraming, PublishedLiftFraming
-from service.engines.openvino_engine import bf16_is_native, openvino_available, openvino_infer
+from service.engines.openvino_engine import openvino_available, openvino_infer
 from service.engines.torch_engine import torch_infer
 from service.engines.torch_framing import from_pixels
 from service.errors import NotReady, OutOfRange, QueueFull, SettingWrong, StoreBroken, Unreadable
@@ -398,17 +398,15 @@ def load_engine(manifest: Manifest, load: Callable[[], dict[str, Any]], settings
 
 
 def _precision(settings: Settings, role: str, on_cpu: bool) -> str:
-    """32 bits unless asked for less; the lifter, which is small and exact, always. Of itself only the detector takes
-    less: on CUDA behind a gate, on a CPU that multiplies bfloat16 itself, where it is twice as fast and its AP the same
-    (docs/performance.md). In bf16 the finder's boxes would move by up to two pixels."""
+    """32 bits unless asked for less; the lifter, which is small and exact, always. Of itself only CUDA's detector takes
+    less, behind a gate: in bf16 the finder's boxes would move by up to two pixels, and the embedded detector's AP on a
+    CPU falls by a point (docs/performance.md)."""
     wanted: str = settings.precision
     if on_cpu and wanted == "f16":
         message = "`precision` is f16, which only CUDA devices have here; a CPU takes f32 or bf16"
         raise SettingWrong(message, field="precision", limit=["auto", "f32", "bf16"])
-    if role == "lift" or (wanted == "auto" and role != "pose"):
+    if role == "lift" or (wanted == "auto" and (on_cpu or role != "pose")):
         return "f32"
-    if wanted == "auto" and on_cpu:
-        return "bf16" if openvino_available() and bf16_is_native() else "f32"
     return wanted
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from service import assembly
 from service.assembly import LONG, Service, build
-from service.engines.openvino_engine import bf16_is_native, openvino_available
+from service.engines.openvino_engine import openvino_available
 from service.errors import NotReady, QueueFull, ServiceError, SettingWrong, StoreBroken, Unknown
 from service.geometry.alignment import stature
 from service.media.pictures import Picture
@@ -87,19 +87,9 @@ def test_the_engines_in_use_are_the_stores_defaults_on_this_cpu(started: Started
             "model": entry.label,
             "runtime": "openvino" if openvino_available() else "torch",
             "device": "cpu",
-            "precision": "bf16" if slot == "pose" and openvino_available() and bf16_is_native() else "f32",
+            "precision": "f32",
         }
     assert service.photo.models == {role: engines[role]["model"] for role in ROLES}
-
-
-@pytest.mark.parametrize("native", [True, False])
-def test_only_the_detector_takes_less_than_32_bits_and_only_where_it_is_native(
-    native: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(assembly, "bf16_is_native", lambda: native)
-    monkeypatch.setattr(assembly, "openvino_available", lambda: True)
-    chosen = {role: assembly._precision(Settings(), role, on_cpu=True) for role in ROLES}
-    assert chosen == {"person": "f32", "pose": "bf16" if native else "f32", "lift": "f32"}
 
 
 def test_the_list_of_models_is_the_store_and_says_which_run(started: Started) -> None:

@@ -9,7 +9,6 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,20 +18,9 @@ from torch import nn
 
 from .engine import Infer
 
-CPU_FLAGS = Path("/proc/cpuinfo")
-
 
 def openvino_available() -> bool:
     return importlib.util.find_spec("openvino") is not None
-
-
-def bf16_is_native() -> bool:
-    """Whether this CPU multiplies bfloat16 itself (AVX-512 BF16, or AMX); where it has to be emulated it is slower."""
-    try:
-        flags = CPU_FLAGS.read_text().split()
-    except OSError:  # no Linux
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def openvino_infer(
