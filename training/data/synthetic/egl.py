@@ -5,6 +5,7 @@ Same promise as raster.rasterise; a few pixels on edges fall to the other side, 
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,8 @@ class EglRasteriser:
 
     def __init__(self) -> None:
         try:
-            import moderngl
-
-            self._context: Any = moderngl.create_context(standalone=True, backend="egl")  # type: ignore[arg-type]
+            moderngl: Any = importlib.import_module("moderngl")
+            self._context: Any = moderngl.create_context(standalone=True, backend="egl")
         except Exception as error:  # a missing package, library, driver or device each raise their own
             raise RuntimeError(f"no EGL through moderngl: {error!r}") from error
         self._moderngl = moderngl
