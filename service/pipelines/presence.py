@@ -24,8 +24,9 @@ FIGURES = ("finder", "joints", "extent")
 
 SURE_SCORE = 0.3  # of a joint that the detector sees
 LEAST_SURE = 3  # joints that span a box
-# Of the finder's boxes one in twenty has a pose whose joints are surer (0.72), or fill it better (0.67).
-SURE_POSE = 0.75
+# Of the finder's boxes one in ten has a pose whose joints' mean score is higher, and one in ten a pose that fills it
+# better; both at once, at a low score of the finder, are rare.
+SURE_POSE = 0.6
 # The least chance that a caller can ask for, who then gets every box: no chance is less, and their order is kept.
 FLOOR = 0.01
 
