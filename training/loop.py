@@ -164,9 +164,7 @@ class Run:
         return before
 
     def _decay(self, decay_steps: int) -> None:
-        if not decay_steps:
-            self.leg = None
-        elif self.leg is None:
+        if decay_steps and self.leg is None:
             self.leg = (self.step, self.step + decay_steps)
 
     def _left(self) -> float:
