@@ -125,7 +125,7 @@ async function openClip(chosen, signal) {
   say("Sending the clip…");
   await sendClip(chosen, options(), signal, (line) => {
     if (line.type === "start") {
-      recording = new Recording("clip", line.width ?? line.size?.width, line.height ?? line.size?.height);
+      recording = new Recording("clip", ...line.size);
       camera = line.camera;
       part("time").hidden = false;
     } else if (line.type === "frame") {
