@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -103,8 +104,8 @@ async def serve_stream(socket: WebSocket, stream_of: Callable[..., Stream], prot
         service.close_stream()
 
 
-class Stream:
-    """One stream. A door says what its messages hold by the four methods that raise here.
+class Stream(ABC):
+    """One stream. A door says what its messages hold by the four abstract methods.
 
     live: the pipeline, once the start was right. fps: of the frames, which tells the times of those without one.
     """
@@ -112,21 +113,21 @@ class Stream:
     max_message_bytes: ClassVar[int]
     holds: ClassVar[tuple[str, ...]]  # the fields of a frame beside `seq` and `time`
 
+    @abstractmethod
     def begin(self, values: dict[str, Any]) -> dict[str, str]:
         """Makes `live` and `fps` of a `start`, and tells the models by role. Raises ServiceError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin_anew(self) -> None:
         """After a pause of the stream's clock: nobody is followed across it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def content_of(self, values: dict[str, Any]) -> Any:
         """What the pipeline takes of a frame. Raises ServiceError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def people_of(self, answer: Any) -> list[dict[str, Any]]:
         """A pose's people."""
-        raise NotImplementedError
 
     # ---- The same for all
 
