@@ -28,8 +28,9 @@ from service.pipelines.photo import joint_states
 from .access import begin_call
 from .images import metre_values
 from .long_bodies import dumps_blocks, loads_json, loads_msgpack
+from .points import read_points
 from .problems import openapi_responses
-from .schemas import FARTHEST_PX, LiftFields, camera_options, checked, model_names, openapi_schema, read_points
+from .schemas import FARTHEST_PX, LiftFields, camera_options, checked, model_names, openapi_schema
 from .uploads import MEGABYTE, read_body
 
 if TYPE_CHECKING:

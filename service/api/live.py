@@ -13,7 +13,8 @@ from service.pipelines.live import LiveOptions, LivePose
 
 from .images import lifted_fields
 from .live_stream import JSON, MSGPACK, RULES_BROKEN, Stream, serve_stream
-from .schemas import LiveFields, camera_options, checked, read_points
+from .points import read_points
+from .schemas import LiveFields, camera_options, checked
 
 __all__ = ["MAX_MESSAGE_BYTES", "RULES_BROKEN", "live_keypoints"]
 

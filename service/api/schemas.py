@@ -6,14 +6,12 @@ words that follow "must be" in a refusal; so document and message say the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
@@ -24,13 +22,11 @@ from service.pipelines.call import CameraOptions
 from service.pipelines.clip import ClipOptions
 from service.pipelines.photo import PhotoOptions
 
-from .long_bodies import as_numbers
-
-FARTHEST_PX = 1e6  # points may lie outside the picture, but not where 32-bit arithmetic ends
 CLIP_FORMATS = (*FORMATS, "mp4")  # what a clip may be answered as, beside lines
 _SHOWN = 80  # characters of a wrong value that are told back
 
 M = TypeVar("M", bound="Options")
+FARTHEST_PX = 1e6  # points may lie outside the picture, but not where 32-bit arithmetic ends
 Number = Annotated[float, Field(ge=-FARTHEST_PX, le=FARTHEST_PX)]
 
 
@@ -209,7 +205,7 @@ def json_object(body: bytes, part: str) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise Unreadable(f"`{part}` is not JSON: {error}", field=part, limit="a JSON object") from None
     if not isinstance(value, dict):
-        raise Unreadable(f"`{part}` must be a JSON object; got {_shown(value)}", field=part, limit="a JSON object")
+        raise Unreadable(f"`{part}` must be a JSON object; got {shown(value)}", field=part, limit="a JSON object")
     return value
 
 
@@ -244,7 +240,7 @@ def _refusal(model: type[BaseModel], error: ValidationError, also: tuple[str, ..
     rule = (field.description or "" if field else "an object").partition(": ")[0]
     if indices and first["type"].endswith(("_equal", "_than")):  # an element's own bound, not the list's form
         rule = first["msg"].removeprefix("Input should be ")
-    came = "it is missing" if first["type"] == "missing" else f"got {_shown(first['input'])}"
+    came = "it is missing" if first["type"] == "missing" else f"got {shown(first['input'])}"
     return OutOfRange(f"`{name}{indices}` must be {rule}; {came}", field=name, limit=_limit(field) or rule)
 
 
@@ -266,7 +262,7 @@ def _ends(rule: object) -> Iterable[tuple[str, float]]:
         yield from ((end, value) for name in names if (value := getattr(rule, name, None)) is not None)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
@@ -301,7 +297,7 @@ def photo_options(fields: PhotoFields, max_people: int) -> PhotoOptions:
         boxes = np.array(fields.boxes, np.float32).reshape(-1, 4)
         for index, (_, _, width, height) in enumerate(boxes):
             if not (width > 0 and height > 0):
-                message = f"`boxes[{index}]` must be wider and higher than 0; got {_shown(fields.boxes[index])}"
+                message = f"`boxes[{index}]` must be wider and higher than 0; got {shown(fields.boxes[index])}"
                 raise OutOfRange(message, field="boxes", limit="width and height over 0")
     return PhotoOptions(
         boxes=boxes,
@@ -333,80 +329,6 @@ def clip_options(fields: ClipFields, max_people: int) -> ClipOptions:
         raw=fields.raw,
         inferred=fields.inferred,
     )
-
-
-# ---- Keypoints
-
-
-def read_points(value: object, joints: int, name: str) -> Array:
-    """Keypoints as they came (lists of frames of joints of x, y and perhaps a score, or an array of `long_bodies`) to
-    an array.
-
-    Args:
-        joints: how many the skeleton has.
-        name: the field that errors name.
-
-    Returns:
-        (frames, joints, 3) float32; a joint that is null is (NaN, NaN, 0), a score that is absent 1.
-    """
-    if not isinstance(value, list | np.ndarray) or not len(value):
-        raise OutOfRange(f"`{name}` must be a list of one frame or more; got {_shown(value)}", field=name, limit=1)
-    if isinstance(value, np.ndarray):
-        given: NDArray[np.float64] = value
-    elif (numbers := as_numbers(value)) is None:  # nulls, ragged lists, or what is no number
-        given = _read_each(value, joints, name)
-    elif (finite := np.isfinite(numbers)).all():
-        given = numbers
-    else:
-        at = "".join(f"[{index}]" for index in np.argwhere(~finite)[0])
-        raise OutOfRange(f"`{name}{at}` must be a number; got NaN or an infinity", field=name, limit="finite")
-    if given.ndim != 3 or given.shape[1] != joints or given.shape[2] not in (2, 3):
-        wanted = f"frames x {joints} joints x 2 or 3"
-        raise OutOfRange(f"`{name}` must be {wanted}; got {_size(given.shape)}", field=name, limit=wanted)
-
-    if (np.abs(given[..., :2]) > FARTHEST_PX).any():
-        limit = [-FARTHEST_PX, FARTHEST_PX]
-        raise OutOfRange(f"`{name}` must lie within {FARTHEST_PX:g} pixels", field=name, limit=limit)
-    points = np.ones((*given.shape[:2], 3), np.float32)
-    points[..., : given.shape[2]] = given
-    if not ((points[..., 2] >= 0) & (points[..., 2] <= 1)).all():
-        worst = points[..., 2].flat[np.abs(points[..., 2] - 0.5).argmax()]
-        raise OutOfRange(f"the scores of `{name}` must be from 0 to 1; got {worst:g}", field=name, limit=[0, 1])
-    points[np.isnan(points[..., 0]), 2] = 0
-    return points
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "a number"
-
-
-def _read_each(frames: list[Any], joints: int, name: str) -> NDArray[np.float64]:
-    """The slow way, number by number, which knows nulls and says where something is wrong."""
-    rows: list[list[float]] = []
-    width = 0
-    for number, frame in enumerate(frames):
-        if not isinstance(frame, list) or len(frame) != joints:
-            came = f"{len(frame)}" if isinstance(frame, list) else _shown(frame)
-            raise OutOfRange(f"`{name}[{number}]` must have {joints} joints; got {came}", field=name, limit=joints)
-        for joint, point in enumerate(frame):
-            unknown = point is None or (isinstance(point, list) and point[:2] == [None, None])
-            if not unknown:
-                if not isinstance(point, list) or len(point) not in (2, 3) or not all(map(_is_number, point)):
-                    rule = "null, or 2 or 3 numbers: x, y, score"
-                    message = f"`{name}[{number}][{joint}]` must be {rule}; got {_shown(point)}"
-                    raise OutOfRange(message, field=name, limit=rule)
-                if width not in (0, len(point)):
-                    message = f"`{name}[{number}][{joint}]` must have {width} numbers like the ones before it"
-                    raise OutOfRange(f"{message}; got {len(point)}", field=name, limit=width)
-                width = len(point)
-            rows.append([math.nan, math.nan, 0.0] if unknown else [*map(float, point), 1.0][:3])
-    return np.array(rows, np.float64).reshape(len(frames), joints, 3)
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= 1e300  # no NaN, no infinity, nothing that a float cannot hold
 
 
 # ---- The OpenAPI document
