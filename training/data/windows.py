@@ -69,7 +69,7 @@ class WindowRecipe:
     rates: tuple[float, float] = (10.0, 60.0)
     still: float = 0.1  # share of windows that are one frame repeated: photos are lifted that way
     exchanged: float = 0.25  # share whose upper body comes from another sequence
-    bent: float = 0.0  # share whose limbs are turned a little, for poses that the motion lacks
+    bent: float = 0.0  # share of moving windows whose limbs are turned a little, for poses that the motion lacks
     field_of_view: tuple[float, float] = (25.0, 100.0)  # on the longer side
     distance: tuple[float, float] = (1.5, 12.0)
     cut: float = 1 / 6  # share of close-ups, whose people the border cuts
@@ -138,7 +138,9 @@ class WindowMaker:
         bodies = self._bodies(count, dice)
         exchanged = _exchange(bodies, self._bodies(count, dice))
         bodies = torch.where(dice.chance(recipe.exchanged, count, 1, 1, 1), exchanged, bodies)
-        bodies = _reshape(bodies, _proportions(count, dice), _bends(count, recipe.bent, dice))
+        # Depth behind a lone frame is a guess, which needs the habits of real bodies: it is not bent.
+        moving = (bodies - bodies[:, :1]).abs().amax((1, 2, 3)) >= STILL_M
+        bodies = _reshape(bodies, _proportions(count, dice), _bends(recipe.bent * moving, dice))
         seen_in_mirror = bodies[:, :, MIRROR.to(self.device)] * _row([-1.0, 1.0, 1.0], bodies)
         bodies = torch.where(dice.chance(0.5, count, 1, 1, 1), seen_in_mirror, bodies)
         bodies = bodies * (STATURE / _stature(bodies))[:, None, None, None]
@@ -215,10 +217,11 @@ def _proportions(count: int, dice: Dice) -> Tensor:
     return factors
 
 
-def _bends(count: int, share: float, dice: Dice) -> Tensor:
-    """(count, 17, 3, 3) rotations of the bones that end in a joint, at rest in all windows but `share` of them."""
+def _bends(chance: Tensor, dice: Dice) -> Tensor:
+    """(count, 17, 3, 3) rotations of the bones that end in a joint, a window bent by its `chance` (count,)."""
+    count = len(chance)
     spread = _row([math.radians(degrees) for degrees in BENDS], dice.normal(1))
-    angles = spread * dice.normal(count, 17) * dice.chance(share, count, 1)
+    angles = spread * dice.normal(count, 17) * (dice.uniform(0, 1, count, 1) < chance[:, None])
     return _rotations(dice.normal(count * 17, 3), angles.flatten()).reshape(count, 17, 3, 3)
 
 

@@ -128,7 +128,7 @@ def test_windows_that_are_made_say_so(motion_file: Path) -> None:
 
 def test_bodies_keep_their_directions_on_other_bones_and_sides_stay_equal(motion_file: Path) -> None:
     before = bodies(motion_file, 0, 5).repeat(8, 1, 1, 1)
-    after = _reshape(before, _proportions(8, dice()), _bends(8, 0.0, dice()))
+    after = _reshape(before, _proportions(8, dice()), _bends(torch.zeros(8), dice()))
     ours, theirs = bones(before), bones(after)
     cosine = torch.nn.functional.cosine_similarity(ours, theirs, dim=-1)
     assert torch.allclose(cosine, torch.ones(()), atol=1e-4)
@@ -148,10 +148,18 @@ def test_a_bend_keeps_every_bones_length_and_turns_what_hangs_on_it(motion_file:
     assert torch.allclose(after[..., still, :], before[..., still, :], atol=1e-6)
     for joint in (12, 13):
         assert torch.allclose(bones(after)[..., joint - 1, :], bones(before)[..., joint - 1, :] @ quarter.T, atol=1e-6)
-    drawn = _reshape(before.repeat(6, 1, 1, 1), torch.ones(6, 17), _bends(6, 1.0, dice()))
+    drawn = _reshape(before.repeat(6, 1, 1, 1), torch.ones(6, 17), _bends(torch.ones(6), dice()))
     assert torch.allclose(bones(drawn).norm(dim=-1), bones(before).norm(dim=-1).expand(6, -1, -1), atol=1e-5)
     assert (drawn - before).abs().amax((1, 2, 3)).min() > 0.01
-    assert torch.allclose(_reshape(before, torch.ones(1, 17), _bends(1, 0.0, dice())), before, atol=1e-6)
+    assert torch.allclose(_reshape(before, torch.ones(1, 17), _bends(torch.zeros(1), dice())), before, atol=1e-6)
+
+
+def test_moving_windows_are_bent_and_a_repeated_frame_is_not(motion_file: Path) -> None:
+    for still in (0.0, 1.0):
+        plain = draw(motion_file, replace(PLAIN, still=still, bent=0.0)).targets
+        bent = draw(motion_file, replace(PLAIN, still=still, bent=1.0)).targets
+        moved = (bent - plain).abs().amax((1, 2, 3))
+        assert (moved == 0).all() if still else (moved > 0.01).all()
 
 
 def test_an_exchanged_body_keeps_its_legs_and_the_others_bones(motion_file: Path) -> None:
