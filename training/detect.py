@@ -1,7 +1,8 @@
-"""`python -m training detect human36m VIDEOS`: a detector of ours over Human3.6M's videos, into the field's 2D file.
+"""`python -m training detect human36m|rendered VIDEOS`: a detector of ours over videos, into the 2D file of their set.
 
-The finder's surest box of every frame (the last one where it finds nobody), the detector's 17 joints, and Human3.6M's
-made of them as the service makes them. Pixels from the picture's corner. It makes `data_2d_h36m_ours-NAME.npz`.
+Human3.6M's: the finder's surest box of every frame (the last one where it finds nobody). Rendered clips': the boxes
+that were rendered. The detector's 17 joints, and Human3.6M's made of them as the service makes them. Pixels from the
+picture's corner. It makes `data_2d_h36m_ours-NAME.npz`, `data_2d_NAME.npz`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from service.settings import Settings
 from service.store.store import Entry, Store, embedded_store
 
 from .data.human36m import RENAMED, TESTING, TRAINING, detections_file, views
+from .data.rendered import Sighting, points_file, read_sightings
 from .pose import PoseTask
 from .table import with_checkpoint
 
@@ -39,9 +41,11 @@ VIDEO = re.compile(r"(?P<action>[A-Za-z]+)(?: (?P<take>\d+))?\.(?P<camera>\d{8})
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("set", choices=["human36m"])
-    parser.add_argument("videos", type=Path, help="holds S1/Videos/Directions 1.54138969.mp4 and the like")
-    parser.add_argument("--out", type=Path, required=True, help="folder of data_3d_h36m.npz, where the file belongs")
+    parser.add_argument("set", choices=["human36m", "rendered"])
+    parser.add_argument(
+        "videos", type=Path, help="holds S1/Videos/Directions 1.54138969.mp4 and the like, or rendered clips"
+    )
+    parser.add_argument("--out", type=Path, help="folder of data_3d_h36m.npz, where the file belongs; of the clips")
     parser.add_argument("--name", required=True, help="the recipes ask for w32 and w32-attention")
     parser.add_argument("--row", type=Path, help="a trained table row's folder (recipe.json, latest.pt)")
     parser.add_argument("--pose", help="instead: a model of the store; by default its own")
@@ -58,18 +62,24 @@ def detect(arguments: Namespace) -> str:
         ValueError: no video of a subject, or a take that has not four views; the message names it.
     """
     store, settings = Store(arguments.store), Settings(device=arguments.device)
-    find = finder(_engine(store, "person", arguments.person, settings, arguments.device))
     if arguments.row is not None:
         pose = detector_of_row(arguments.row, torch.device(arguments.device))
     else:
         pose = detector(_engine(store, "pose", arguments.pose, settings, arguments.device))
+    out: Path = arguments.out or arguments.videos
+    if arguments.set == "rendered":
+        path = points_file(out, arguments.name)
+        arrays: dict[str, Any] = dict(watch(pose, arguments.videos))
+        np.savez_compressed(path, **arrays)
+        return f"written: {path}"
+    find = finder(_engine(store, "person", arguments.person, settings, arguments.device))
     points: dict[str, dict[str, list[Array]]] = {}
     for subject in arguments.subjects:
         points[subject] = {}
         for take, files in videos_of(arguments.videos, subject).items():
             points[subject][take] = [follow(find, pose, _pictures(file)) for file in files]
             print(f"{subject} {take}: {', '.join(str(len(each)) for each in points[subject][take])} frames", flush=True)
-    path: Path = arguments.out / detections_file(f"ours-{arguments.name}")[0]
+    path = out / detections_file(f"ours-{arguments.name}")[0]
     write_detections(path, points)
     return f"written: {path}"
 
@@ -108,10 +118,32 @@ def follow(find: Find, pose: Detect, pictures: Iterable[Picture]) -> Array:
             box = found.boxes[0]
         if box is None:  # nobody yet: the whole picture
             box = np.array([0, 0, picture.shape[1], picture.shape[0]], np.float32)
-        made = to_h36m17(pose(picture, box), "coco17")[:, :2]
-        known = np.isfinite(made).all(axis=-1, keepdims=True)
-        joints.append(np.where(known, made, joints[-1] if joints else np.nanmean(made, axis=0)).astype(np.float32))
+        joints.append(_kept(pose(picture, box), joints))
     return np.stack(joints)
+
+
+def watch(pose: Detect, folder: Path) -> dict[str, Array]:
+    """(frames, 17, 2) of every sighting in a folder of rendered clips, by its name, otherwise as `follow`."""
+    points: dict[str, list[Array]] = {}
+    by_clip: dict[str, list[Sighting]] = {}
+    for sighting in read_sightings(folder):
+        by_clip.setdefault(sighting.clip, []).append(sighting)
+    for clip, sightings in by_clip.items():
+        for index, picture in enumerate(_pictures(folder / f"{clip}.mp4")):
+            for each in sightings:
+                if 0 <= index - each.first < len(each.boxes):
+                    joints = points.setdefault(each.name, [])
+                    joints.append(_kept(pose(picture, each.boxes[index - each.first]), joints))
+        print(f"{clip}: {len(sightings)} people, {sum(len(each.boxes) for each in sightings)} poses", flush=True)
+    return {name: np.stack(joints) for name, joints in points.items()}
+
+
+def _kept(pose: Array, before: Sequence[Array]) -> Array:
+    """(17, 2) in the h36m17 order; where a joint is not seen, its place in the frame before."""
+    made = to_h36m17(pose, "coco17")[:, :2]
+    known = np.isfinite(made).all(axis=-1, keepdims=True)
+    joints: Array = np.where(known, made, before[-1] if len(before) else np.nanmean(made, axis=0)).astype(np.float32)
+    return joints
 
 
 def write_detections(path: Path, points: dict[str, dict[str, list[Array]]]) -> None:

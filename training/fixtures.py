@@ -1,6 +1,7 @@
 """Tiny made data sets in the form of the real ones, for `python -m training check` and tests: nothing of them is true.
 
-COCO 2017 (drawn people), Human3.6M and MPI-INF-3DHP (a stick figure that walks through the real cameras' views).
+COCO 2017 (drawn people), Human3.6M and MPI-INF-3DHP (a stick figure that walks through the real cameras' views), a
+motion pack, and the labels of rendered clips with 2D points of two detectors.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ STANDING: Floats = np.array(
 
 
 def write_fixtures(root: Path) -> Path:
-    """Writes all of them under `root` (coco/, human36m/, 3dhp/) and returns it."""
+    """Writes all of them under `root` (coco/, human36m/, 3dhp/, motion/, rendered/) and returns it."""
     write_coco(root / "coco")
     write_human36m(root / "human36m")
     write_3dhp(root / "3dhp")
+    write_motion(root / "motion")
+    write_rendered(root / "rendered")
     return root
 
 
@@ -158,6 +161,54 @@ def write_3dhp(root: Path, frames: int = FRAMES) -> None:
         test[f"TS{number}"] = {**seen(20 + number, size), "valid": np.arange(frames) < 2 * frames // 3}
     _save(root / "data_train_3dhp.npz", data=training)
     _save(root / "data_test_3dhp.npz", data=test)
+
+
+def write_motion(root: Path, frames: int = FRAMES) -> None:
+    """motion_{train,val}.npz, two sequences each."""
+    root.mkdir(parents=True)
+    for seed, split in enumerate(("train", "val")):
+        walked = np.concatenate([walking(frames, 30 + seed), walking(frames, 40 + seed)])
+        np.savez(
+            root / f"motion_{split}.npz",
+            joints=(walked - walked[:, :1]).astype(np.float16),
+            root=walked[:, 0].astype(np.float32),
+            seq_start=np.array([0, frames, 2 * frames]),
+            seq_kind=np.array(["walk", "dance"]),
+            seq_subject=np.array(["a", "b"]),
+            fps=np.float32(50),
+            up=np.array("z"),
+            units=np.array("metre"),
+        )
+
+
+def write_rendered(root: Path, frames: int = FRAMES) -> None:
+    """One clip's json, of one who is seen throughout and one who is gone in the middle, and what two detectors saw."""
+    root.mkdir(parents=True)
+    size, focal = np.array([160, 120]), 150.0
+    told: list[dict[str, Any]] = [{"index": index, "people": []} for index in range(2 * frames)]
+    points: dict[str, Floats] = {}
+    for person in range(2):
+        joints = walking(2 * frames, 50 + person)[..., [0, 2, 1]] * [1, -1, 1] + [0, 1, 4]  # z up becomes y down
+        flat = focal * joints[..., :2] / joints[..., 2:] + size / 2
+        for index in range(2 * frames):
+            corner, end = flat[index].min(axis=0), flat[index].max(axis=0)
+            told[index]["people"].append(
+                {
+                    "id": person,
+                    "whole": 0.2 if person and index == frames else 0.9,
+                    "bbox": [*corner, *(end - corner)],
+                    "projected": _reordered(flat[index : index + 1], "coco17")[0].tolist(),
+                    "joints3d": (joints[index] - joints[index, :1]).tolist(),
+                }
+            )
+        spans = [(0, 2 * frames)] if person == 0 else [(0, frames), (frames + 1, 2 * frames)]
+        points |= {f"000000/{person}/{first}": flat[first:end] for first, end in spans}
+    facts = {"width": int(size[0]), "height": int(size[1]), "fps": 24, "focal_px": focal, "frames": told}
+    (root / "000000.json").write_text(json.dumps(facts))
+    for seed, name in enumerate(("plain", "attention")):
+        rng = np.random.default_rng(seed)
+        moved: dict[str, Any] = {k: (v + rng.normal(0, 1, v.shape)).astype(np.float32) for k, v in points.items()}
+        np.savez(root / f"data_2d_{name}.npz", **moved)
 
 
 def _save(path: Path, **objects: Any) -> None:

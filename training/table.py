@@ -144,7 +144,8 @@ def figures_of(row: Row, where: Where, checkpoint: Path | None, run: bool) -> di
     Data that are missing are no error of the table: the message stands under `missing`.
     """
     folder = where.run / (row.key if checkpoint is None else f"{row.key}-given")
-    scored = folder / "figures.json"
+    tested = row.recipe.get("takes", {}).get("tested", "")
+    scored = folder / (f"figures-{tested}.json" if tested else "figures.json")
     if scored.is_file() and (checkpoint is None or not run):
         figures: dict[str, Any] = json.loads(scored.read_text(encoding="utf-8"))
         return figures

@@ -22,6 +22,7 @@ from ..data import human36m as h36m
 from ..data.ahead import Ahead
 from ..data.motion_takes import read_motion_takes
 from ..data.mpi_inf_3dhp import read_3dhp_test, read_3dhp_training
+from ..data.rendered import read_rendered_takes
 from ..data.takes import Take, TakeMaker, mirrored, normalised, window
 from ..distributed import Schedule, ScheduledRun, own_batches, together
 from ..loop import LoopRecipe, Losses
@@ -36,6 +37,7 @@ Array = NDArray[np.float32]
 class TakeRecipe:
     """set: human36m, 3dhp, or motion for packs of our own. detections: see `data.human36m`, `data.motion_takes`.
 
+    tested: scored on rendered clips with these 2D points (see `data.rendered`) instead of on the set's own test half.
     epochs, fall, fall_epochs: the training's length, and to what share of itself the rate falls every so many epochs.
     """
 
@@ -44,6 +46,7 @@ class TakeRecipe:
     epochs: int = 80
     fall: float = 0.95
     fall_epochs: int = 2
+    tested: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class TakeLoss:
 
 def read_takes(recipe: TakeRecipe, folder: Path, training: bool) -> list[Take]:
     """The training or test half of a set. Raises ValueError where files are missing, as its reader does."""
+    if recipe.tested and not training:
+        return read_rendered_takes(folder / "rendered", recipe.tested)
     if recipe.set == "human36m":
         subjects = h36m.TRAINING if training else h36m.TESTING
         return h36m.read_human36m(folder / "human36m", subjects, recipe.detections)

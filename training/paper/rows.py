@@ -18,7 +18,7 @@ from service.networks.attention import place_attention
 from service.networks.hrnet import BLOCKS, BRANCHES, MODULES
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "paper"
-TABLES = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "forms", "losses")
+TABLES = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "forms", "losses", "modules")
 # What a row says beside its recipe.
 WORDS = {"name", "label", "printed", "note", "base"}
 
@@ -42,8 +42,9 @@ class Row:
 
     @property
     def key(self) -> str:
-        """The name of its training: equal for rows of one recipe."""
+        """The name of its training: equal for rows of one recipe, on whatever they are scored."""
         recipe = json.loads(json.dumps(self.recipe))
+        recipe.get("takes", {}).pop("tested", None)
         network = recipe.get("network", {})
         if network.get("name", "").startswith("hrnet"):
             # Presets of several names may be the same places.

@@ -278,3 +278,19 @@ def test_reports_hold_ours_and_the_printed_and_a_dash_where_there_is_none() -> N
 
 def test_cocos_minus_one_is_no_figure() -> None:
     assert figure_of({"hidden_ap": -100.0}, "hidden_ap") is None
+
+
+def test_a_lifter_is_trained_once_and_scored_on_both_detectors_points(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_rows(monkeypatch)
+    words = ("modules", "--data", str(data), "--runs", str(tmp_path), "--steps", "1", "--rows", "both", "all")
+    shown = command.table(told(*words))
+    folders = [folder for folder in tmp_path.iterdir() if folder.is_dir()]
+    assert len(folders) == 1, "one training"
+    plain, attention = (
+        json.loads((folders[0] / f"figures-{name}.json").read_text()) for name in ("plain", "attention")
+    )
+    assert plain["steps"] == attention["steps"] == 1
+    assert plain["p1"] != attention["p1"]
+    assert "all three" in shown and "spatial and temporal" in shown
