@@ -1,34 +1,64 @@
-"""The engines alone: what each network of the store costs a row on this machine, at every batch size that is warmed."""
+"""The engines alone, as the service builds them: what each network of the store costs, without queue or framing."""
 
 from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from service.assembly import load_engine
+from service.assembly import _framing, load_engine
 from service.engines.device import choose_device
 from service.engines.engine import Engine
+from service.engines.torch_framing import from_pixels
+from service.networks import create
 from service.settings import Settings
-from service.store.manifest import ROLES
+from service.store.manifest import ROLES, Role
 from service.store.store import Store, embedded_store
 
-
-def row_times(settings: Settings, repeats: int = 15) -> dict[str, Any]:
-    """Role to the model's label and its median milliseconds a row by batch size, without queue or framing."""
-    device = choose_device(settings.device)
-    store = Store(settings.store or embedded_store())
-    figures: dict[str, Any] = {}
-    for role in ROLES:
-        entry = store.default(role)
-        engine = load_engine(entry.manifest, entry.load, settings, device)
-        figures[role] = {"model": engine.label, "runtime": engine.runtime, "ms_a_row": _by_size(engine, repeats)}
-    return figures
+SIDE = 1024  # of the matrices whose product tells what the machine can do
 
 
-def _by_size(engine: Engine, repeats: int) -> dict[int, float]:
+@dataclass(frozen=True)
+class Raw:
+    """An engine run by itself: rows and CPU seconds."""
+
+    rows_a_second: float
+    cpu_ms_a_row: float
+
+
+def loaded(role: Role, settings: Settings | None = None) -> Engine:
+    """The store's default model of a role, warmed."""
+    settings = settings or Settings()
+    entry = Store(settings.store or embedded_store()).default(role)
+    return load_engine(entry.manifest, entry.load, settings, choose_device(settings.device))
+
+
+def raw(engine: Engine, size: int, seconds: float) -> Raw:
+    """Runs batches of so many rows for so long, each in the runs of warmed sizes that the engine makes of it."""
+    inputs = np.repeat(engine.framing.example(), size, axis=0)
+    rows, started, spent = 0, time.perf_counter(), time.process_time()
+    while (taken := time.perf_counter() - started) < seconds or not rows:
+        run(engine, inputs)
+        rows += size
+    return Raw(rows / taken, 1000 * (time.process_time() - spent) / rows)
+
+
+def run(engine: Engine, inputs: Any) -> None:
+    """Any number of inputs, in runs of warmed sizes, largest first."""
+    first = 0
+    while first < len(inputs):
+        size = max(size for size in engine.sizes if size <= len(inputs) - first)
+        engine.infer(inputs[first : first + size])
+        first += size
+
+
+def run_times(engine: Engine, repeats: int = 15) -> dict[int, float]:
+    """Median seconds of one run, by warmed size."""
     example = engine.framing.example()
     figures = {}
     for size in engine.sizes:
@@ -38,5 +68,62 @@ def _by_size(engine: Engine, repeats: int) -> dict[int, float]:
             started = time.perf_counter()
             engine.infer(inputs)
             times.append(time.perf_counter() - started)
-        figures[size] = round(1000 * statistics.median(times) / size, 2)
+        figures[size] = statistics.median(times)
     return figures
+
+
+def matrix_gflops(threads: int, repeats: int = 15) -> float:
+    """What a product of 32-bit matrices reaches, in 10^9 multiplications and additions a second."""
+    torch.set_num_threads(threads)
+    left = torch.rand(SIDE, SIDE)
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        torch.mm(left, left)
+        times.append(time.perf_counter() - started)
+    return 2 * SIDE**3 / statistics.median(times) / 1e9
+
+
+def gflop_a_row(role: Role, settings: Settings) -> float:
+    """10^9 multiplications and additions of one input, of the network's matrix products and convolutions alone."""
+    manifest = Store(settings.store or embedded_store()).default(role).manifest
+    module = create(manifest.network, **manifest.options).eval()
+    network = module if role == "lift" else from_pixels(module, manifest.input).eval()
+    example = torch.from_numpy(_framing(manifest, settings).example())
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(example)
+    return float(counter.get_total_flops()) / 1e9
+
+
+def row_times(settings: Settings, repeats: int = 15) -> list[dict[str, Any]]:
+    """Milliseconds a row: a line for each network and batch size, and what share that is of a matrix product's rate."""
+    lines = []
+    most = matrix_gflops(settings.network_threads)
+    for role in ROLES:
+        engine, gflop = loaded(role, settings), gflop_a_row(role, settings)
+        for size, seconds in run_times(engine, repeats).items():
+            lines.append(
+                {
+                    "network": role,
+                    "model": engine.label,
+                    "runtime": f"{engine.runtime} {engine.precision}",
+                    "batch": size,
+                    "ms_a_row": round(1000 * seconds / size, 2),
+                    "rows_a_second": round(size / seconds, 1),
+                    "gflop_a_row": round(gflop, 3),
+                    "of_f32_matrix_rate": round(gflop * size / seconds / most, 2),
+                }
+            )
+    return lines
+
+
+def single_runs(engine: Engine, seconds: float) -> list[float]:
+    """Seconds of each run of one row, for so long."""
+    inputs = engine.framing.example()
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or not times:
+        started = time.perf_counter()
+        engine.infer(inputs)
+        times.append(time.perf_counter() - started)
+    return times

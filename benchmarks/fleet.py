@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from .callers import window_body
+from .bodies import window_body
 from .simulation import BatchTimes, closed_loop
 
 REPLICAS = 3

@@ -24,6 +24,9 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from service.geometry.skeletons import SKELETONS
 
+from .machine import machine
+from .served import own_service
+
 PROTOCOL = "poselift.v1.msgpack"
 SIZE = [1280, 720]
 WARM_UP_S = 2.0  # of each stream, which are not counted: the windows are still filling
@@ -202,8 +205,6 @@ def _address(url: str | None, streams: int) -> Iterator[str]:
     if url:
         yield url.replace("http", "ws", 1)
         return
-    from .__main__ import own_service
-
     with own_service("--live-streams", str(2 * streams + 64)) as (address, _):
         yield address.replace("http", "ws", 1)
 
@@ -217,8 +218,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0, help="of each run, after a warm-up")
     parser.add_argument("--crowd", type=int, default=0, help="instead: so many sockets at one frame a second")
     arguments = parser.parse_args()
-    from .__main__ import machine
-
     figures: dict[str, Any] = {"machine": machine()}
     with _address(arguments.url, max([arguments.crowd, *arguments.streams])) as url:
         if arguments.crowd:

@@ -11,9 +11,9 @@ import heapq
 import itertools
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from service.batching.policy import Class, Limits, Line, Waiting
 from service.errors import Busy
@@ -31,6 +31,26 @@ class BatchTimes:
 
     def seconds(self, rows: int) -> float:
         return self.fixed_s + rows * self.row_s
+
+
+class Times(Protocol):
+    """What a batch of so many rows takes, seconds."""
+
+    def seconds(self, rows: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class MeasuredTimes:
+    """A batch is made up of runs of warmed sizes, as an engine that does not pad does it; each takes as measured."""
+
+    by_size: Mapping[int, float]
+
+    def seconds(self, rows: int) -> float:
+        taken = 0.0
+        while rows > 0:
+            size = max(size for size in self.by_size if size <= rows)
+            taken, rows = taken + self.by_size[size], rows - size
+        return taken
 
 
 @dataclass
@@ -54,7 +74,7 @@ class Fleet:
     Of more than FEW it looks at two by chance, as Envoy's least-request does.
     """
 
-    def __init__(self, replicas: int, times: BatchTimes, limits: Limits = ROWS, retries: int = 3) -> None:
+    def __init__(self, replicas: int, times: Times, limits: Limits = ROWS, retries: int = 3) -> None:
         self.now = 0.0
         self.answered: list[float] = []  # how long each answer took
         self.batches: list[int] = []
@@ -111,7 +131,7 @@ class Fleet:
 
 
 def closed_loop(
-    replicas: int, callers: int, think_s: float, times: BatchTimes, seconds: float, limits: Limits = ROWS
+    replicas: int, callers: int, think_s: float, times: Times, seconds: float, limits: Limits = ROWS
 ) -> dict[str, float]:
     """So many callers, each of whom asks again `think_s` after its answer: what a load test does."""
     fleet = Fleet(replicas, times, limits)
@@ -128,7 +148,7 @@ def closed_loop(
 
 
 def open_loop(
-    replicas: int, requests_a_second: float, times: BatchTimes, seconds: float, limits: Limits = ROWS
+    replicas: int, requests_a_second: float, times: Times, seconds: float, limits: Limits = ROWS
 ) -> dict[str, float]:
     """Requests that come by chance for so long and wait for nobody, as the world's do; all are answered or refused."""
     fleet = Fleet(replicas, times, limits)
@@ -155,7 +175,7 @@ def _told(fleet: Fleet, seconds: float) -> dict[str, float]:
 
 
 def plan(
-    requests_a_second: float, p99_ms: float, times: BatchTimes, most: int = 1000, looked_at: int = 20_000
+    requests_a_second: float, p99_ms: float, times: Times, most: int = 1000, looked_at: int = 20_000
 ) -> dict[str, float]:
     """The fewest replicas, of 1 to `most`, at which no request is refused and the 99th percentile is kept.
 

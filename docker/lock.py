@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="docker/lock.py", description=__doc__)
     parser.parse_args()
     python = python_version()
-    for name, extras in (("cpu", ("cpu",)), ("cuda", ())):
+    for name, extras in (("cpu", ("cpu", "otel")), ("cuda", ("otel",))):
         path = ROOT / "docker" / f"requirements-{name}.lock"
         path.write_text(lock_text(resolved(requirements(extras), python), python))
         print(f"{path.relative_to(ROOT)}: {len(path.read_text().splitlines()) - 2} packages")

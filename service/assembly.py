@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.metadata
 import logging
 import os
@@ -25,7 +26,7 @@ from service.engines.torch_framing import from_pixels
 from service.errors import NotReady, OutOfRange, QueueFull, SettingWrong, StoreBroken, Unreadable
 from service.media.pictures import PictureLimits
 from service.metrics import Metrics
-from service.networks import create, load_weights
+from service.networks import TORCHVISION, create, load_weights
 from service.pipelines.clip import ClipPipeline
 from service.pipelines.lift import LiftPipeline
 from service.pipelines.live import LiveKeypoints, LiveOptions
@@ -35,6 +36,7 @@ from service.pipelines.presence import Presence
 from service.settings import Settings
 from service.store.manifest import ROLES, Manifest, Role
 from service.store.store import Entry, Store, embedded_store
+from service.tracing import begin
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ State = Literal["starting", "ready", "draining", "failed"]
 
 # What is warmed, and the most of a batch, which `batch_ms` makes less. A CPU's time grows with every row, so few sizes
 # and no padding, and nothing is won by more rows than these; a GPU's hardly grows at first.
-CPU_SIZES = {"person": (1,), "pose": (1, 4), "lift": (1, 4, 16), "lift_long": (1, 4)}
+CPU_SIZES = {"person": (1,), "pose": (1, 4), "lift": (1, 4, 8, 16), "lift_long": (1, 4)}
 CPU_MOST = {"person": 1, "pose": 4, "lift": 32, "lift_long": 8}
 CUDA_SIZES = {
     "person": (1, 2, 4, 8),
@@ -51,6 +53,7 @@ CUDA_SIZES = {
     "lift": (1, 2, 4, 8, 16, 32, 64, 128),
     "lift_long": (1, 2, 4, 8, 16, 32),
 }
+MEGABYTE = 1024 * 1024
 # A second lifter, whose window is longer, for sequences that the first one's does not hold.
 LONG = "lift_long"
 
@@ -68,6 +71,7 @@ class Service:
         self.state: State = "starting"
         self.reason = "the models are being loaded"
         self.version = importlib.metadata.version("poselift")
+        self.tracing = begin(settings.tracing, self.version)
         self.entries: dict[str, Entry] = {}
         self.engines: dict[str, Engine] = {}
         self.photo: PhotoPipeline
@@ -95,7 +99,14 @@ class Service:
             window_s = settings.queue_window_ms / 1000
             self.metrics.device_memory_bytes.set_function(device.memory_bytes)
             scheduler = Scheduler(
-                device, self.metrics, settings.queue_rows, settings.caller_share, window_s, self._lose_device
+                device,
+                self.metrics,
+                settings.queue_rows,
+                settings.caller_share,
+                window_s,
+                self._lose_device,
+                self.tracing,
+                settings.queue_mb * MEGABYTE,
             )
             self._scheduler = scheduler
             choices = {role: partial(self._entry, role) for role in ROLES} | {LONG: self._long_lifter}
@@ -112,6 +123,7 @@ class Service:
             raise
         self._at_start = {role: entry.label for role, entry in self.entries.items()}
         self._connect()
+        _set_aside()
         scheduler.start()
         if self.state == "starting":  # a signal may have come meanwhile
             self.state, self.reason = "ready", ""
@@ -182,6 +194,7 @@ class Service:
             self._batchers[role] = self._scheduler.add(engine)
             self._connect()
             self._scheduler.retire(old)
+            _set_aside()
             self._tell_model(entry.manifest, engine, self._scheduler.device.name)
             return entry.label
 
@@ -313,7 +326,8 @@ class Service:
 
     async def drain(self, grace_s: float) -> None:
         """Takes no new work and finishes what was taken, for at most `grace_s` seconds."""
-        self.state, self.reason = "draining", "the service is stopping"
+        if self.state != "failed":
+            self.state, self.reason = "draining", "the service is stopping"
         self.metrics.ready.set(0)
         if hasattr(self, "_scheduler"):
             await self._scheduler.drain(grace_s)
@@ -325,15 +339,23 @@ class Service:
         self.metrics.ready.set(0)
         if hasattr(self, "_scheduler"):
             await self._scheduler.close()
+        await asyncio.to_thread(self.tracing.close)
         self._decoding.shutdown(wait=False, cancel_futures=True)
 
 
 def build(settings: Settings) -> Service:
     """A service that has loaded nothing yet."""
-    check_torch()
     # The thread pools of libraries that we do not steer ourselves (numpy's, OpenMP's) would take a node's cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(settings.network_threads))
     return Service(settings)
+
+
+def _set_aside() -> None:
+    """Keeps what is loaded out of the garbage collector's sight: half a million objects that stay, and through which a
+    full collection would go every few hundred requests, with the event loop standing still."""
+    gc.unfreeze()  # of models that were replaced, some may be garbage by now
+    gc.collect()
+    gc.freeze()
 
 
 def _find(store: Store, label: str) -> Entry:
@@ -349,9 +371,12 @@ def load_engine(manifest: Manifest, load: Callable[[], dict[str, Any]], settings
 
     Raises:
         StoreBroken: names the file and the key that is wrong.
+        SettingWrong: torchvision, which this network is of, is not of torch's build.
     """
     started = time.perf_counter()
     label = f"{manifest.name}@{manifest.version}"
+    if manifest.network in TORCHVISION:  # no other needs it, and it takes a second of every start
+        check_torch()
     try:
         module = create(manifest.network, **manifest.options)
         framing = _framing(manifest, settings)

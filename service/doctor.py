@@ -24,6 +24,7 @@ from service.errors import ServiceError, SettingWrong
 from service.settings import Settings, cpu_limit
 from service.store.manifest import ROLES
 from service.store.store import Store, embedded_store
+from service.tracing import EXTRA, installed
 
 Grade = Literal["ok", "slow", "degraded", "broken"]
 
@@ -61,7 +62,8 @@ def _libraries(settings: Settings) -> Iterator[Finding]:
     try:
         check_torch()
     except SettingWrong as error:
-        yield Finding("torch", "broken", str(error), "install torch and torchvision from one index")
+        # Of what is served, torchvision's own finders alone need it.
+        yield Finding("torch", "degraded", str(error), "install torch and torchvision from one index")
     else:
         yield Finding("torch", "ok", importlib.metadata.version("torch"))
     if settings.device == "cpu" or _device(settings) == "cpu":
@@ -141,12 +143,14 @@ def _memory(settings: Settings) -> Iterator[Finding]:
     limits = [int(text) for path in MEMORY_LIMITS if path.exists() and (text := path.read_text().strip()).isdigit()]
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     most = min([physical, *limits]) // 2**20
-    wanted = LEAST_MEMORY_MB + settings.max_uploads_mb + settings.decoders * 3 * settings.max_image_mpx
+    pictures = 2 * settings.queue_mb + settings.decoders * 3 * settings.max_image_mpx  # two networks queue them
+    wanted = LEAST_MEMORY_MB + settings.max_uploads_mb + pictures
     if most < LEAST_MEMORY_MB:
         yield Finding("memory", "broken", f"{most} MB", f"{LEAST_MEMORY_MB} MB at least, with small pictures")
     elif most < wanted:
         told = f"{most} MB; with every limit used up it takes {wanted}"
-        yield Finding("memory", "degraded", told, "more memory, or lower `max_uploads_mb` or `max_image_mpx`")
+        mend = "more memory, or lower `max_uploads_mb`, `queue_mb` or `max_image_mpx`"
+        yield Finding("memory", "degraded", told, mend)
     else:
         yield Finding("memory", "ok", f"{most} MB")
 
@@ -216,6 +220,17 @@ def _disk(settings: Settings) -> Iterator[Finding]:
         yield Finding("uploads", "ok", f"{folder} has {free} MB free")
 
 
+def _tracing(settings: Settings) -> Iterator[Finding]:
+    there = installed()
+    if not settings.tracing:
+        yield Finding("tracing", "ok", "off" if there else "off; OpenTelemetry's packages are not installed")
+    elif not there:
+        told = "`tracing` is on, and OpenTelemetry's packages are not installed"
+        yield Finding("tracing", "broken", told, f"pip install '{EXTRA}', or set `tracing` to false")
+    else:
+        yield Finding("tracing", "ok", "on; OTEL_EXPORTER_OTLP_ENDPOINT says where spans go")
+
+
 def _files(settings: Settings) -> Iterator[Finding]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.max_sockets + SPARE_FILES
@@ -243,4 +258,5 @@ LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _port,
     _disk,
     _files,
+    _tracing,
 )

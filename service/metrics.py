@@ -6,6 +6,8 @@ autoscaler that asks for it gets a number, not nothing.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 
@@ -29,8 +31,21 @@ LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 AGE_SECONDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 BATCH_ROWS = (1, 2, 4, 8, 16, 32, 64)
 
+# What OpenMetrics allows for all names and values of an exemplar together.
+EXEMPLAR_CHARACTERS = 128
+# Of the request that is answered, set by the doors; who observes a duration for it puts this beside the number.
+exemplar: ContextVar[dict[str, str] | None] = ContextVar("exemplar", default=None)
+
 # When each series began is a second series for every one, and nobody here reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+def exemplar_of(request_id: str, trace_id: str | None = None) -> dict[str, str]:
+    """What finds one request of a bucket in log and traces. An id of the caller's own that is too long is left out."""
+    found = {"trace_id": trace_id} if trace_id else {}
+    if len("".join(found) + "".join(found.values()) + "request_id" + request_id) <= EXEMPLAR_CHARACTERS:
+        found["request_id"] = request_id
+    return found
 
 
 class Metrics:
@@ -105,9 +120,12 @@ class Metrics:
         Args:
             route: its template, as `/problems/{slug}`; None where no route matched. Never the path that was asked for.
         """
-        self.request_duration_seconds.labels(route or UNMATCHED, str(status)).observe(seconds)
+        self.request_duration_seconds.labels(route or UNMATCHED, str(status)).observe(seconds, exemplar.get())
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The scrape's body and content type: OpenMetrics for an `Accept` that asks for it, else Prometheus text."""
+        """The scrape's body and content type: OpenMetrics for an `Accept` that asks for it, else Prometheus text.
+
+        OpenMetrics alone has a place for exemplars.
+        """
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type

@@ -89,6 +89,13 @@ class Settings(BaseModel):
         le=1_000_000,
         description="rows that may wait for each network; beyond it 503 at once, not a long wait",
     )
+    queue_mb: int = Field(
+        default=1024,
+        ge=1,
+        le=1_048_576,
+        description="MB (2^20 bytes) of decoded pictures that may wait for each network; beyond it 503. 1024 are 29 "
+        "photos of 12 million pixels, whose bodies are a tenth of that",
+    )
     caller_share: float = Field(
         default=0.5, gt=0, le=1, description="part of a queue that one caller may fill while others wait; beyond it 429"
     )
@@ -210,6 +217,11 @@ class Settings(BaseModel):
     )
     trusted_proxies: tuple[str, ...] = Field(
         default=(), description="addresses or networks whose `X-Forwarded-For` is believed; empty: nobody's"
+    )
+    tracing: bool = Field(
+        default=False,
+        description="a span for each request and batch, sent over OTLP/HTTP as the OTEL_* variables say; needs the "
+        "extra `otel`, and is off until there is a collector",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="the least level that is logged; `info` has a line a request"

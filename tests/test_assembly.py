@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import threading
 import time
@@ -103,6 +104,13 @@ def test_the_list_of_models_is_the_store_and_says_which_run(started: Started) ->
         engine = next(engine for engine in service.engines.values() if engine.label == label)
         assert facts["sizes"] == list(engine.sizes)
         assert listed[label]["licence"] and len(listed[label]["sha256"]) == 64
+
+
+def test_what_was_loaded_is_out_of_the_garbage_collectors_sight(started: Started) -> None:
+    seen = {id(each) for each in gc.get_objects()}
+    engines = list(started.service.engines.values())
+    assert engines and all(gc.is_tracked(engine) and id(engine) not in seen for engine in engines)
+    assert gc.get_freeze_count() > len(seen)  # what came since is less
 
 
 def test_every_engine_is_in_the_metrics(started: Started) -> None:

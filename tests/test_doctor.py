@@ -95,7 +95,7 @@ def test_a_small_memory_limit_is_found(
     monkeypatch.setattr(doctor, "MEMORY_LIMITS", (limit,))
     assert of("memory").grade == grade
     limit.write_text("max\n")
-    assert of("memory", max_uploads_mb=1, max_image_mpx=1).grade == "ok"
+    assert of("memory", max_uploads_mb=1, max_image_mpx=1, queue_mb=1).grade == "ok"
 
 
 def test_a_throttled_container_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

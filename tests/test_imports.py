@@ -25,6 +25,8 @@ ARROWS: dict[str, set[str]] = {
     "settings": set(),
     "logs": set(),
     "metrics": set(),
+    # As metrics: whoever counts a batch or a request may tell its span. It alone knows OpenTelemetry.
+    "tracing": set(),
     "geometry": set(),
     "networks": set(),
     "store": set(),
@@ -35,8 +37,15 @@ ARROWS: dict[str, set[str]] = {
     "engines": {"geometry", "metrics"},
     "importing": {"networks", "engines", "store"},
     "batching.policy": set(),
-    "batching.batcher": {"batching.policy", "engines.engine", "engines.device", "metrics"},
-    "batching.scheduler": {"batching.policy", "batching.batcher", "engines.engine", "engines.device", "metrics"},
+    "batching.batcher": {"batching.policy", "engines.engine", "engines.device", "metrics", "tracing"},
+    "batching.scheduler": {
+        "batching.policy",
+        "batching.batcher",
+        "engines.engine",
+        "engines.device",
+        "metrics",
+        "tracing",
+    },
     # engines.framing for the rows, which are what a pipeline speaks in; it brings no runtime.
     "pipelines": {"batching", "geometry", "media", "metrics", "engines.framing"},
     # geometry.cameras for the type in the answer that it writes.
@@ -48,6 +57,7 @@ ARROWS: dict[str, set[str]] = {
         "geometry.cameras",
         "store.manifest",
         "metrics",
+        "tracing",
         "logs",
     },
     "assembly": {
@@ -59,12 +69,13 @@ ARROWS: dict[str, set[str]] = {
         "geometry",
         "media",
         "metrics",
+        "tracing",
         "settings",
         "logs",
     },
     # pipelines for the options and calls of `predict` and `lift`, store for `models`.
     # What the engines find on this machine: their libraries and devices.
-    "doctor": {"engines", "settings", "store"},
+    "doctor": {"engines", "settings", "store", "tracing"},
     "cli": {"doctor", "assembly", "api", "settings", "importing", "formats", "media", "logs", "pipelines", "store"},
     "__main__": {"cli"},
 }
@@ -240,8 +251,13 @@ def test_torch_lives_in_networks_engines_and_importing(package: str) -> None:
 
 def test_openvino_lives_in_engines() -> None:
     users = users_of("openvino", sources("service", "training", "benchmarks"))
-    # What is measured beside the engines may not be served: a form that lost too much, say.
-    assert [name for name in users if not within(name, {"engines"}) and name != "benchmarks.precisions"] == []
+    # What is measured beside the engines may not be served: a form that lost too much, or the network behind a peer.
+    measured = {"benchmarks.precisions", "benchmarks.peers.engine_file", "benchmarks.peers.servers.peer_network"}
+    assert [name for name in users if not within(name, {"engines"}) and name not in measured] == []
+
+
+def test_opentelemetry_lives_in_tracing() -> None:
+    assert users_of("opentelemetry", SERVICE) == {"service.tracing"}
 
 
 def test_layers_use_no_packages_beside_their_own() -> None:

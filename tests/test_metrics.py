@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus_text
 
-from service.metrics import BATCH_ROWS, MODEL_LABELS, NETWORKS, STAGES, Metrics
+from service.metrics import BATCH_ROWS, MODEL_LABELS, NETWORKS, STAGES, Metrics, exemplar, exemplar_of
 
 NAMES = [
     "request_duration_seconds",
@@ -110,6 +110,27 @@ def test_open_metrics_comes_only_when_it_is_asked_for(metrics: Metrics) -> None:
     assert {f"poselift_{name.removesuffix('_total')}" for name in NAMES} <= families
     assert metrics.render()[1].startswith("text/plain")
     assert metrics.render("text/html, */*")[1].startswith("text/plain")
+
+
+@pytest.mark.parametrize("request_id", ["abc", 'a "quoted" \\ one', "x" * 118, "x" * 119, "x" * 128])
+@pytest.mark.parametrize("trace_id", [None, "4bf92f3577b34da6a3ce929d0e0e4736"])
+def test_a_buckets_exemplar_names_the_request_in_open_metrics_alone(
+    metrics: Metrics, request_id: str, trace_id: str | None
+) -> None:
+    token = exemplar.set(exemplar_of(request_id, trace_id))
+    try:
+        metrics.observe_request("/v1/images", 200, 0.02)
+    finally:
+        exemplar.reset(token)
+    metrics.observe_request("/v1/images", 200, 0.02)  # one of no request leaves it there
+    body = metrics.render("application/openmetrics-text")[0].decode()
+    samples = [sample for family in open_metrics(body) for sample in family.samples]  # type: ignore[no-untyped-call]
+    found = [sample.exemplar for sample in samples if sample.exemplar]
+    fits = len("request_id" + request_id + (f"trace_id{trace_id}" if trace_id else "")) <= 128
+    wanted = ({"trace_id": trace_id} if trace_id else {}) | ({"request_id": request_id} if fits else {})
+    assert [one.labels for one in found] == ([wanted] if wanted else [])
+    assert all(one.value == 0.02 for one in found)
+    assert "# {" not in metrics.render()[0].decode() and "trace_id" not in metrics.render()[0].decode()
 
 
 def test_no_series_but_the_ones_that_are_read(metrics: Metrics) -> None:

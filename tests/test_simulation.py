@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.simulation import BatchTimes, closed_loop, open_loop, plan
+from benchmarks.simulation import BatchTimes, MeasuredTimes, closed_loop, open_loop, plan
 from service.batching.policy import Limits
 
 TIMES = BatchTimes(0.04, 0.005)
@@ -44,3 +44,10 @@ def test_a_plan_that_no_number_of_replicas_keeps_says_so() -> None:
         plan(10_000, 150, TIMES, most=8, looked_at=1500)
     with pytest.raises(ValueError, match="do not keep"):
         plan(10, 30, TIMES, most=8, looked_at=500)  # a batch of one takes longer
+
+
+def test_measured_times_are_those_of_the_runs_that_a_batch_is_made_of() -> None:
+    times = MeasuredTimes({1: 0.003, 4: 0.010, 16: 0.035})
+    assert times.seconds(16) == 0.035
+    assert times.seconds(7) == pytest.approx(0.010 + 3 * 0.003)
+    assert times.seconds(37) == pytest.approx(2 * 0.035 + 0.010 + 0.003)

@@ -6,6 +6,7 @@ Knows no bodies and no pipelines. Deadlines are seconds on the clock of the even
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -30,6 +31,9 @@ T = TypeVar("T")
 EXEMPT = frozenset({"/livez", "/readyz", "/metrics"})
 # The protocol's health asks for no key either, but unlike the others it is for callers, too.
 KEYLESS = EXEMPT | {"/v2/health/live", "/v2/health/ready"}
+# A browser's WebSocket has no header for a key; what it has is subprotocols, whose letters are fewer than a key's: so
+# behind this comes the key in base64url without padding. It is never the subprotocol that is chosen.
+KEY_PROTOCOL = "poselift.bearer."
 # The demo page holds nothing of anybody, and a browser cannot show a key before it has the page that asks for one.
 PAGE_FILES = "/page/"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -117,7 +121,7 @@ def guard(scope: Scope, settings: Settings, keys: Keyring) -> None:
     if origin is not None and origin not in settings.origins and _place(origin) != host:
         raise Forbidden(f"the Origin {origin[:100]!r} is none that is let in", field="Origin")
     page = scope["path"] == "/" or scope["path"].startswith(PAGE_FILES)
-    if keys.required and not page and keys.holder(_bearer(headers)) is None:
+    if keys.required and not page and keys.holder(_shown_key(scope)) is None:
         raise Unauthorised("`Authorization` must be `Bearer` and a key of this service", field="Authorization")
 
 
@@ -125,7 +129,7 @@ def require_admin(connection: HTTPConnection) -> None:
     """Raises Forbidden unless the caller may change what is served: an admin's key, or no keys at all on loopback."""
     keys: Keyring = connection.app.state.keys
     settings: Settings = connection.app.state.service.settings
-    holder = keys.holder(_bearer(connection.headers))
+    holder = keys.holder(_shown_key(connection.scope))
     if holder.admin if holder else not keys.required and settings.on_loopback:
         return
     raise Forbidden("models are loaded and unloaded with an admin's key only (see `key_file`)", field="Authorization")
@@ -146,14 +150,22 @@ def _place(origin: str) -> str:
         return ""
 
 
-def _bearer(headers: Headers) -> str:
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
+def _shown_key(scope: Scope) -> str:
+    """The key that a caller shows, whoever's it is; empty where there is none, or none that can be read."""
+    scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return key.strip()
+    offered: list[str] = scope.get("subprotocols", [])  # a WebSocket's alone
+    coded = next((one.removeprefix(KEY_PROTOCOL) for one in offered if one.startswith(KEY_PROTOCOL)), "")
+    try:
+        return base64.b64decode(coded + "=" * (-len(coded) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except ValueError:
+        return ""
 
 
 def caller_name(connection: HTTPConnection, keys: Keyring) -> str:
     """Whose share the work counts in: the key's holder, else the client's address."""
-    if holder := keys.holder(_bearer(connection.headers)):
+    if holder := keys.holder(_shown_key(connection.scope)):
         return holder.name
     return connection.client.host if connection.client else "unknown"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,7 +23,7 @@ from service.formats import FORMATS
 from service.media.videos import Clip, ClipLimits, open_clip
 from service.people import Track, World
 from service.pipelines.call import Call, Class
-from service.pipelines.clip import ClipEnd, ClipFrame, ClipOptions, ClipPerson, ClipProgress, ClipStart
+from service.pipelines.clip import ClipFrame, ClipOptions, ClipPerson, ClipProgress, ClipStart, Item
 
 from .access import NO_DEADLINE_S, begin_call
 from .clip_files import Bounded, ClipSpool, check_file_options, write_file
@@ -44,7 +44,6 @@ PROGRESS_S = 8.0
 UNITS = {"keypoints": "pixels", "joints3d": "metres", "time": "seconds"}
 
 T = TypeVar("T")
-Item = ClipStart | ClipFrame | ClipProgress | ClipEnd
 
 
 async def estimate_clip(request: Request) -> Response:
@@ -53,7 +52,7 @@ async def estimate_clip(request: Request) -> Response:
 
 
 class _ClipAnswer(Response):
-    """Reads, computes and sends at once: each line waits until the one before it has left."""
+    """Reads, computes and sends at once: each block of lines waits until the one before it has left."""
 
     def __init__(self, request: Request) -> None:
         super().__init__()
@@ -90,7 +89,8 @@ class _ClipAnswer(Response):
                 if not self._begun or fields.format is not None or isinstance(error, CallerLeft):
                     raise
                 problem = problem_document(error, self._request_id)
-                await self._line({"type": "error", "problem": problem, "last_frame": self._last_frame}, send)
+                last = {"type": "error", "problem": problem, "last_frame": self._last_frame}
+                await self._send(_json_line(last), send)
             finally:
                 await asyncio.shield(asyncio.to_thread(clip.close))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -134,24 +134,29 @@ class _ClipAnswer(Response):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def _stream(self, clip: Clip, options: ClipOptions, call: Call, send: Send) -> None:
-        async with aclosing(self._service.clip.run(clip, options, call)) as items:
-            async for item in _with_progress(items):
-                if item is None:
-                    await self._line(line_of(ClipProgress(self._frames, self._last_time), self._request_id), send)
+        # Both are closed, the inner one first: who leaves while progress is told leaves the next block being made.
+        async with (
+            aclosing(self._service.clip.blocks(clip, options, call)) as blocks,
+            aclosing(_with_progress(blocks)) as told,
+        ):
+            async for block in told:
+                if block is None:
+                    await self._send(_encoded([ClipProgress(self._frames, self._last_time)], self._request_id), send)
                     continue
-                if isinstance(item, ClipFrame):
-                    self._last_frame, self._last_time = item.index, item.time
-                    self._frames += 1
-                await self._line(line_of(item, self._request_id), send)
+                # Many people make a block of lines long work, of which the loop must know nothing.
+                await self._send(await self._service.in_decode_pool(_encoded, block, self._request_id), send)
+                for item in block:
+                    if isinstance(item, ClipFrame):
+                        self._last_frame, self._last_time = item.index, item.time
+                        self._frames += 1
 
-    async def _line(self, line: dict[str, Any], send: Send) -> None:
+    async def _send(self, body: bytes, send: Send) -> None:
         if not self._begun:
             self._begun = True
             headers = [(b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store")]
             # nginx gathers answers unless it is told not to.
             headers.append((b"x-accel-buffering", b"no"))
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-        body = orjson.dumps(line, default=str, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
         await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
@@ -168,10 +173,10 @@ async def _finished(step: Coroutine[Any, Any, T], file: Bounded) -> T:
                 working.exception()
 
 
-async def _with_progress(items: AsyncIterator[Item]) -> AsyncIterator[Item | None]:
-    """The items, and None whenever there was none for PROGRESS_S."""
+async def _with_progress(blocks: AsyncIterator[list[Item]]) -> AsyncGenerator[list[Item] | None, None]:
+    """The blocks, and None whenever there was none for PROGRESS_S."""
     while True:
-        following = asyncio.ensure_future(anext(items))
+        following = asyncio.ensure_future(anext(blocks))
         try:
             while not (await asyncio.wait({following}, timeout=PROGRESS_S))[0]:
                 yield None
@@ -191,6 +196,14 @@ def clip_limits(settings: Settings) -> ClipLimits:
 
 
 # ---- Lines
+
+
+def _encoded(items: Sequence[Item], request_id: str) -> bytes:
+    return b"".join(_json_line(line_of(item, request_id)) for item in items)
+
+
+def _json_line(line: dict[str, Any]) -> bytes:
+    return orjson.dumps(line, default=str, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
 
 
 def line_of(item: Item, request_id: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ _LIMITS = (
     "max_frames",
     "max_people",
     "queue_rows",
+    "queue_mb",
     "caller_share",
     "deadline_ms",
     "max_deadline_ms",

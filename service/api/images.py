@@ -67,6 +67,7 @@ def wanted_kind(accept: str) -> str:
 async def _answer(
     service: Service, body: bytes, options: PhotoOptions, call: Call, kind: str, request_id: str
 ) -> bytes:
+    service.photo.knock(options, call)
     started = time.perf_counter()
     picture = await service.in_decode_pool(read_picture, body, picture_limits(service.settings.max_image_mpx))
     call.spent_ms["decode"] += 1000 * (time.perf_counter() - started)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -38,10 +40,14 @@ KEEP_ALIVE_S = 75
 LAST_WORDS_S = 2.0
 NET_S = 5
 LAG_PERIOD_S = 0.25
+# How long a thread may keep the interpreter from another that waits. With Python's 5 ms the device's thread, back from
+# a batch of 20 ms, would stand that long behind the parsing of bodies before it could begin the next.
+SWITCH_S = 0.0005
 
 
 def run(service: Service, settings: Settings) -> int:
     """Serves until a signal, and returns the process's exit code: 0 drained, 2 a setting or the store, 70 no device."""
+    sys.setswitchinterval(SWITCH_S)
     server = Server(service, settings)
     try:
         server.run()
@@ -102,9 +108,10 @@ class Server(uvicorn.Server):
         if self._stopping:
             end_at_once(128 + sig)
         self._stopping = True
-        if self._service.state != "ready":  # there are no models yet that could serve on
+        if self._service.state != "ready":  # there are no models that could serve on
             self._doors.closing.set()
-        self._service.state, self._service.reason = "draining", "the service is stopping"
+        if self._service.state != "failed":
+            self._service.state, self._service.reason = "draining", "the service is stopping"
         self._service.metrics.ready.set(0)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -136,10 +143,15 @@ class Server(uvicorn.Server):
                 log.error("the service cannot start", exc_info=error)
                 self.exit_code = BROKEN
             self.should_exit = self.abandoned = True
-        elif self._service.state == "failed":
-            log.error("the service cannot go on: %s", self._service.reason)
-            self.exit_code, self.abandoned = DEVICE_LOST, True
+        elif self._lost:
             self._draining = asyncio.create_task(self._end(0.0))
+
+    @property
+    def _lost(self) -> bool:
+        """Whether the device is, after a start that went well."""
+        starting = self._starting
+        began = starting is not None and starting.done() and not starting.cancelled() and starting.exception() is None
+        return began and self._service.state == "failed"
 
     async def _drain(self) -> None:
         """Serves on until load balancers have noticed, then finishes what was admitted."""
@@ -150,7 +162,7 @@ class Server(uvicorn.Server):
             self.should_exit = self.abandoned = True
             return
         log.info("draining: %g s more as before, then %g s", self._settings.drain_delay_s, self._settings.drain_grace_s)
-        await asyncio.sleep(self._settings.drain_delay_s)
+        await _until(lambda: self._lost, self._settings.drain_delay_s)
         await self._end(self._settings.drain_grace_s)
 
     async def _end(self, grace_s: float) -> None:
@@ -159,27 +171,32 @@ class Server(uvicorn.Server):
             self._doors.closing.set()
             for server in self.servers:
                 server.close()
-            if not await self._emptied(grace_s):
+            await _until(lambda: self._lost or not self._doors.inside, grace_s)
+            if self._doors.inside:
                 log.warning("%d requests were not done in time and get 503", self._doors.inside)
                 self._doors.give_up()
-                await self._emptied(LAST_WORDS_S)
+                await _until(lambda: not self._doors.inside, LAST_WORDS_S)
             await self._service.drain(0.0)
         finally:
             self.should_exit = True
 
-    async def _emptied(self, patience_s: float) -> bool:
-        until = time.monotonic() + patience_s
-        while self._doors.inside and time.monotonic() < until:
-            await asyncio.sleep(0.02)
-        return not self._doors.inside
-
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's end of the connections, then the service's own."""
+        if self._lost:  # in a drain or out of one: the supervisor must hear of it
+            log.error("the service cannot go on: %s", self._service.reason)
+            self.exit_code, self.abandoned = DEVICE_LOST, True
         await super().shutdown(sockets)
         for task in (*self._watching, self._starting, self._draining):
             if task is not None:
                 task.cancel()
         await self._service.close()
+
+
+async def _until(done: Callable[[], bool], patience_s: float) -> None:
+    """Returns once it is done, or the time is up."""
+    until = time.monotonic() + patience_s
+    while not done() and time.monotonic() < until:
+        await asyncio.sleep(0.02)
 
 
 async def watch_loop_lag(metrics: Metrics) -> None:

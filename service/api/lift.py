@@ -52,6 +52,7 @@ async def lift_sequences(request: Request) -> Response:
     settings = service.settings
     call = begin_call(request, Class.PHOTO)
     body = await read_body(request, MAX_BODY_BYTES, "body", wait_until=call.deadline)
+    service.lift.knock(call)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     read = functools.partial(read_sequences, body, kind, settings.max_frames, settings.max_people)
     if len(body) <= _PARSED_AT_ONCE:

@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from service.errors import Busy, OutOfRange, QueueFull, ServiceError
 from service.pipelines.call import Call, Class
 
-from .access import Doors, begin_call
+from .access import KEY_PROTOCOL, Doors, begin_call
 from .problems import problem_document
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ async def serve_stream(socket: WebSocket, stream_of: Callable[..., Stream], prot
     """Serves one stream from its acceptance to its close code."""
     service: Service = socket.app.state.service
     doors: Doors = socket.app.state.doors
-    offered = socket.scope.get("subprotocols", [])
+    offered = [one for one in socket.scope.get("subprotocols", []) if not one.startswith(KEY_PROTOCOL)]
     protocol = next((one for one in offered if one in protocols), None)
     await socket.accept(protocol)
     stream = stream_of(socket, service, doors, protocol if len(protocols) > 1 else protocols[0])

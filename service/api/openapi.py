@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -25,11 +26,19 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(
         title=app.title, version=app.version, openapi_version="3.0.3", description=DESCRIPTION, routes=app.routes
     )
+    for path, operations in document["paths"].items():  # FastAPI sees none, since the doors take the request itself
+        for operation in operations.values() if "{" in path else ():
+            operation.setdefault("parameters", _path_parameters(path))
     document["paths"] |= _websocket_paths() | _protocol_paths(app)
     schemes = {"key": {"type": "http", "scheme": "bearer", "description": "only where the operator has set keys"}}
     document.setdefault("components", {})["securitySchemes"] = schemes
     document["security"] = [{}, {"key": []}]
     return document
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    names = re.findall(r"\{(\w+)\}", path)
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
 
 
 def _websocket_paths() -> dict[str, Any]:
@@ -59,16 +68,12 @@ def _protocol_paths(app: FastAPI) -> dict[str, Any]:
         if not isinstance(route, Route) or not route.path.startswith("/v2"):
             continue
         words = (route.endpoint.__doc__ or "").strip().partition("\n")[0]
-        parameters = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in route.param_convertors
-        ]
         for method in sorted((route.methods or set()) - {"HEAD"}):
             operation = {
                 "tags": ["open inference"],
                 "summary": words,
                 "operationId": f"{method.lower()}{route.path}".translate(str.maketrans("/{}", "___")),
-                "parameters": parameters,
+                "parameters": _path_parameters(route.path),
                 "responses": {"200": {"description": "as the protocol has it"}},
                 "externalDocs": {"url": PROTOCOL},
             }

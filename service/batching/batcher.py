@@ -14,7 +14,8 @@ from typing import Any
 from service.engines.device import DeviceLost, OutOfMemory, fault_of, free_memory
 from service.engines.engine import Engine, Row
 from service.errors import Busy, DeadlinePassed, EngineFailed, NotReady, ServiceError
-from service.metrics import Metrics
+from service.metrics import Metrics, exemplar
+from service.tracing import OFF, Tracing
 
 from .policy import Class, Limits, Line, Waiting
 
@@ -24,8 +25,9 @@ log = logging.getLogger(__name__)
 class Ticket:
     """One submission: the rows of one request, which may run in several batches, and the answer to all of them."""
 
-    def __init__(self, count: int, answer: asyncio.Future[list[Any]]) -> None:
+    def __init__(self, count: int, answer: asyncio.Future[list[Any]], span: Any = None) -> None:
         self.answer = answer
+        self.span, self.exemplar = span, exemplar.get()  # of the request, for traces and histograms
         self.waiting: list[Waiting] = []
         self.queued_s = 0.0  # the longest wait of its rows
         self._results: list[Any] = [None] * count
@@ -47,11 +49,13 @@ class Ticket:
 class Batcher:
     """The queue of one engine. `changed` hears of every new row; the scheduler takes batches and delivers."""
 
-    def __init__(self, engine: Engine, limits: Limits, metrics: Metrics, changed: asyncio.Event) -> None:
+    def __init__(
+        self, engine: Engine, limits: Limits, metrics: Metrics, changed: asyncio.Event, tracing: Tracing = OFF
+    ) -> None:
         self.engine = engine
         self.line = Line(limits)
         self.rows_per_s: float | None = None  # measured over the last batches
-        self._metrics, self._changed = metrics, changed
+        self._metrics, self._changed, self._tracing = metrics, changed, tracing
         self._open = True
         network = engine.network
         metrics.queue_limit_rows.labels(network).set(limits.rows)
@@ -72,10 +76,11 @@ class Batcher:
         now = loop.time()
         if not rows:
             return [], 0.0
-        self._admit(rows, caller, deadline, now)
-        ticket = Ticket(len(rows), loop.create_future())
+        held = held_bytes(rows)
+        self._admit(rows, sum(held), caller, deadline, now)
+        ticket = Ticket(len(rows), loop.create_future(), self._tracing.here)
         for index, row in enumerate(rows):
-            waiting = Waiting(row, row.cost, klass, caller, deadline, now, (ticket, index))
+            waiting = Waiting(row, row.cost, klass, caller, deadline, now, (ticket, index), held[index])
             ticket.waiting.append(waiting)
             self.line.add(waiting)
         self._queue_rows.set(self.line.rows)
@@ -93,14 +98,24 @@ class Batcher:
                 self.line.leave(waiting)
             self._queue_rows.set(self.line.rows)
 
-    def _admit(self, rows: Sequence[Row], caller: str, deadline: float, now: float) -> None:
+    def knock(self, caller: str) -> None:
+        """Raises QueueFull, ShareUsedUp or NotReady where not one more row would be let in now.
+
+        Asked before a body is parsed or decoded: what will be refused should cost nothing.
+        """
+        self._let_in(1, 0, caller)
+
+    def _admit(self, rows: Sequence[Row], held: int, caller: str, deadline: float, now: float) -> None:
         if deadline <= now:
             self._metrics.expired_total.inc()
             raise DeadlinePassed("the deadline had passed before the work was queued")
+        self._let_in(sum(row.cost for row in rows), held, caller)
+
+    def _let_in(self, cost: int, held: int, caller: str) -> None:
         try:
             if not self._open:
                 raise NotReady("the service takes no new work: it is stopping", retry_after_s=1.0)
-            self.line.admit(sum(row.cost for row in rows), caller, self.rows_per_s)
+            self.line.admit(cost, caller, self.rows_per_s, held)
         except Busy as error:
             self._metrics.shed_total.labels(type(error).__name__).inc()
             raise
@@ -122,12 +137,12 @@ class Batcher:
         """Notes how long each row waited for the device, which takes the batch now."""
         wait = self._metrics.queue_wait_seconds.labels(self.engine.network)
         for waiting in batch:
-            ticket: Ticket = waiting.owner[0]
+            ticket, index = waiting.owner
             ticket.queued_s = max(ticket.queued_s, now - waiting.arrived)
-            wait.observe(now - waiting.arrived)
+            wait.observe(now - waiting.arrived, None if index else ticket.exemplar)  # one row names its request
 
-    def note_memory(self, failed: Sequence[int], now: float) -> None:
-        """Halves the cap where memory ran out, and regains it later.
+    def adapt_cap(self, failed: Sequence[int], now: float) -> None:
+        """Halves the cap where memory ran out, and regains it later; follows a budget that has grown.
 
         Args:
             failed: rows of each run, of those of one batch, for which it did not suffice.
@@ -136,7 +151,8 @@ class Batcher:
         for rows in failed:
             self._metrics.oom_total.inc()
             cap.halve(rows, now)
-        if failed or cap.regain(now):
+        widened = cap.widen(self.engine.budget)
+        if failed or cap.regain(now) or widened:
             log.warning("batches of %s have %d rows at most, of %d", self.engine.label, cap.rows, cap.budget)
             self._metrics.batch_cap_rows.labels(role).set(cap.rows)
 
@@ -144,7 +160,10 @@ class Batcher:
         """Answers everyone in the batch. `results` holds an answer or an exception a row, in order."""
         role, rows = self.engine.network, sum(waiting.cost for waiting in batch)
         self._metrics.batch_rows.labels(role).observe(rows)
-        self._metrics.batch_duration_seconds.labels(role).observe(seconds)
+        tickets: list[Ticket] = [waiting.owner[0] for waiting in batch]
+        self._metrics.batch_duration_seconds.labels(role).observe(seconds, tickets[0].exemplar)
+        failed = sum(isinstance(result, BaseException) for result in results)
+        self._tracing.batch(role, self.engine.label, rows, failed, (ticket.span for ticket in tickets), seconds)
         rate = rows / max(seconds, 1e-6)
         self.rows_per_s = rate if self.rows_per_s is None else 0.8 * self.rows_per_s + 0.2 * rate
         for waiting, result in zip(batch, results, strict=True):
@@ -168,6 +187,12 @@ class Batcher:
     def refuse_everybody(self) -> None:
         """Answers all who still wait with NotReady."""
         self.refuse(self.line.empty())
+
+
+def held_bytes(rows: Sequence[Row]) -> list[int]:
+    """What each row of a request keeps in memory; what rows share counts with the last, which leaves the queue last."""
+    last = {id(row.holds): index for index, row in enumerate(rows)}
+    return [row.holds.nbytes if last[id(row.holds)] == index else 0 for index, row in enumerate(rows)]
 
 
 @dataclass(frozen=True)

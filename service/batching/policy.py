@@ -29,11 +29,13 @@ WEIGHT = {Class.LIVE: 16.0, Class.PHOTO: 4.0, Class.CLIP: 1.0}
 
 @dataclass(frozen=True)
 class Limits:
-    """rows: most that may wait; share: part of them one caller may hold while others wait; budget: most in a batch."""
+    """rows: most that may wait; share: part of them one caller may hold while others wait; budget: most in a batch;
+    bytes: most that those who wait may keep in memory."""
 
     rows: int = 256
     share: float = 0.5
     budget: int = 32
+    bytes: int = 1024**3
 
 
 # How long after memory ran out a batch's cap is tried a step higher.
@@ -46,6 +48,15 @@ class Cap:
     def __init__(self, budget: int) -> None:
         self.budget = self.rows = budget
         self._changed = 0.0
+
+    def widen(self, budget: int) -> bool:
+        """Takes a larger budget; whether it was larger. A cap that memory holds down regains it step by step."""
+        if budget <= self.budget:
+            return False
+        if self.rows == self.budget:
+            self.rows = budget
+        self.budget = budget
+        return True
 
     def halve(self, ran: int, now: float) -> None:
         """Memory did not suffice for a batch of `ran` rows."""
@@ -61,7 +72,10 @@ class Cap:
 
 @dataclass(eq=False)
 class Waiting:
-    """One row in line; `gone` once it is out of it, taken into a batch or left by its caller."""
+    """One row in line; `gone` once it is out of it, taken into a batch or left by its caller.
+
+    held: bytes that it keeps in memory; 0 where a later row of the same request keeps them.
+    """
 
     row: Any
     cost: int
@@ -70,6 +84,7 @@ class Waiting:
     deadline: float
     arrived: float
     owner: Any = None
+    held: int = 0
     gone: bool = field(default=False, init=False)
 
 
@@ -92,11 +107,14 @@ class Line:
         self.limits = limits
         self.cap = Cap(limits.budget)
         self.rows = 0  # costs of those who still wait
+        self.bytes = 0  # that they keep in memory
         self._turns: dict[Class, OrderedDict[str, deque[Waiting]]] = {klass: OrderedDict() for klass in Class}
-        self._held: dict[str, int] = {}
+        self._queued: dict[str, int] = {}  # costs by caller
 
-    def admit(self, cost: int, caller: str, rows_per_s: float | None = None) -> None:
-        """Lets `cost` more rows of `caller` in, or raises QueueFull or ShareUsedUp. An empty line takes anything.
+    def admit(self, cost: int, caller: str, rows_per_s: float | None = None, held: int = 0) -> None:
+        """Lets `cost` more rows of `caller` in, which keep `held` bytes in memory, or raises QueueFull or ShareUsedUp.
+
+        An empty line takes anything.
 
         A share binds only while somebody else waits: who is alone may fill the line.
         """
@@ -106,15 +124,25 @@ class Line:
             raise QueueFull(
                 message, field="queue_rows", limit=limit, retry_after_s=retry_after_s(self.rows, rows_per_s)
             )
-        held = self._held.get(caller, 0)
+        if self.rows and self.bytes + held > self.limits.bytes:
+            message = f"what waits holds {self.bytes} of {self.limits.bytes} bytes; {held} more do not fit"
+            wait_s = retry_after_s(self.rows, rows_per_s)
+            raise QueueFull(message, field="queue_mb", limit=self.limits.bytes, retry_after_s=wait_s)
+        queued = self._queued.get(caller, 0)
         share = max(int(limit * self.limits.share), 1)
-        if held and self.rows > held and held + cost > share:
-            message = f"you have {held} rows queued; {cost} more pass your share of {share} while others wait"
-            raise ShareUsedUp(message, field="caller_share", limit=share, retry_after_s=retry_after_s(held, rows_per_s))
+        if queued and self.rows > queued and queued + cost > share:
+            message = f"you have {queued} rows queued; {cost} more pass your share of {share} while others wait"
+            wait_s = retry_after_s(queued, rows_per_s)
+            raise ShareUsedUp(message, field="caller_share", limit=share, retry_after_s=wait_s)
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody's row would be let in."""
+        return self.rows >= self.limits.rows or self.bytes > self.limits.bytes
 
     def add(self, waiting: Waiting) -> None:
         self._turns[waiting.klass].setdefault(waiting.caller, deque()).append(waiting)
-        self._count(waiting, waiting.cost)
+        self._count(waiting, 1)
 
     def leave(self, waiting: Waiting) -> None:
         """Takes a row out of the line, where it still is there: its pixels must not be kept for nobody."""
@@ -125,7 +153,7 @@ class Line:
         turns[waiting.caller].remove(waiting)
         if not turns[waiting.caller]:
             del turns[waiting.caller]
-        self._count(waiting, -waiting.cost)
+        self._count(waiting, -1)
 
     def urgency(self, now: float) -> float:
         """Of the most urgent row; 0 when nobody waits."""
@@ -164,10 +192,11 @@ class Line:
         """Who is next in each class."""
         return [(klass, next(iter(turns.values()))[0]) for klass, turns in self._turns.items() if turns]
 
-    def _count(self, waiting: Waiting, cost: int) -> None:
-        self.rows += cost
-        held = self._held.get(waiting.caller, 0) + cost
-        if held:
-            self._held[waiting.caller] = held
+    def _count(self, waiting: Waiting, sign: int) -> None:
+        self.rows += sign * waiting.cost
+        self.bytes += sign * waiting.held
+        queued = self._queued.get(waiting.caller, 0) + sign * waiting.cost
+        if queued:
+            self._queued[waiting.caller] = queued
         else:
-            self._held.pop(waiting.caller, None)
+            self._queued.pop(waiting.caller, None)

@@ -13,6 +13,7 @@ from service.engines.device import Device, DeviceLost
 from service.engines.engine import Engine, Prepared
 from service.errors import EngineFailed
 from service.metrics import Metrics
+from service.tracing import OFF, Tracing
 
 from .batcher import Batcher, run_batch
 from .policy import Limits, Waiting
@@ -42,14 +43,17 @@ class Scheduler:
         share: float,
         window_s: float = 0.0,
         lost: Callable[[str], None] = log.critical,
+        tracing: Tracing = OFF,
+        queue_bytes: int = Limits.bytes,
     ) -> None:
         """lost: hears, once, why the device can no longer be used; everybody has been answered then."""
         self.device = device
-        self._tell_lost, self._lost = lost, False
+        self._tell_lost, self._lost, self._tracing = lost, False, tracing
         self.batchers: list[Batcher] = []
         # Each is alive as long as a pipeline over it that somebody works with; then it and its engine go by themselves.
         self._retired: weakref.WeakSet[Batcher] = weakref.WeakSet()
         self._metrics, self._rows, self._share, self._window_s = metrics, queue_rows, share, window_s
+        self._bytes = queue_bytes
         self._changed = asyncio.Event()
         self._framing = ThreadPoolExecutor(1, thread_name_prefix=f"framing-{device.name}")
         self._task: asyncio.Task[None] | None = None
@@ -58,8 +62,8 @@ class Scheduler:
 
     def add(self, engine: Engine) -> Batcher:
         """Gives the engine a queue on this device."""
-        limits = Limits(self._rows, self._share, engine.budget)
-        batcher = Batcher(engine, limits, self._metrics, self._changed)
+        limits = Limits(self._rows, self._share, engine.budget, self._bytes)
+        batcher = Batcher(engine, limits, self._metrics, self._changed, self._tracing)
         self.batchers.append(batcher)
         return batcher
 
@@ -170,7 +174,7 @@ class Scheduler:
             async with asyncio.timeout(STUCK_S):
                 ran = await self.device.run(run_batch, batcher.engine, rows, prepared)
             results = ran.answers
-            batcher.note_memory(ran.out_of_memory, loop.time())
+            batcher.adapt_cap(ran.out_of_memory, loop.time())
         except (DeviceLost, TimeoutError) as error:
             batcher.refuse(waiting)
             self._lose(str(error) or f"a batch of {batcher.engine.label} had not ended after {STUCK_S:g} s")

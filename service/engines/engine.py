@@ -16,16 +16,23 @@ from numpy.typing import NDArray
 from service.errors import EngineFailed, NotFinite
 
 TIMED_RUNS = 2  # of each size
+QUICKER = 0.8  # of the time that is known: less than that is no chance
 
 # n inputs, an array (n, ...) or what the framing makes, to outputs that each have n entries
 Infer = Callable[[Any], list[NDArray[Any]]]
 
 
 class Row(Protocol):
-    """What a network works on. `cost` is how many of its inputs the row takes."""
+    """What a network works on.
+
+    cost: how many of its inputs the row takes. holds: the array that it keeps in memory, which rows may share.
+    """
 
     @property
     def cost(self) -> int: ...
+
+    @property
+    def holds(self) -> NDArray[Any]: ...
 
 
 class Framing(Protocol):
@@ -57,7 +64,8 @@ class Engine:
 
     label: name@version; role: person, pose or lift; runtime: openvino, torch or cuda-graphs; precision: f32 or bf16.
     sizes: the batch sizes that are warmed, rising; no other ever runs.
-    budget: the most inputs that a batch of this engine should hold, for the time that it takes; see `warm`.
+    budget: the most inputs that a batch of this engine should hold, for the time that it takes; see `warm`. It grows
+    while the engine serves, where the machine was busy when it was measured.
     network: its name in the metrics, where two engines share a role.
     pads: the runtime itself pads a rest up to the next size (a GPU's time hardly grows with it), else it is made up of
     smaller ones (a CPU's does).
@@ -82,9 +90,11 @@ class Engine:
         self.sizes = tuple(sorted(sizes))
         if not pads and self.sizes[0] != 1:
             raise ValueError(f"without padding, `sizes` must begin with 1, got {self.sizes}")
-        self.budget, self._pads = budget, pads
+        self.budget = self._most = budget
+        self._pads = pads
         self.runtime, self.precision = runtime, precision
-        self.seconds: dict[int, float] = {}  # of one run, by size, as measured while warming
+        self.seconds: dict[int, float] = {}  # of one run, by size: as measured while warming, or less
+        self._longest_s: float | None = None
 
     def warm(self, longest_s: float | None = None) -> None:
         """Runs every size, largest first, so that no caller meets a first time, and measures it.
@@ -99,17 +109,28 @@ class Engine:
                 started = time.perf_counter()
                 self.infer(inputs)
                 times.append(time.perf_counter() - started)
-            self.seconds[size] = min(
-                times[1:]
-            )  # the least: a busy neighbour makes a run longer, nothing makes it shorter
+            # The least: a busy neighbour makes a run longer, nothing makes it shorter.
+            self.seconds[size] = min(times[1:])
+        self._longest_s = longest_s
         if longest_s is not None:
             self.budget = self._most_within(longest_s)
+
+    def _learn(self, size: int, seconds: float) -> None:
+        """Hears how long a run took. One that is far quicker than while warming tells that all sizes are.
+
+        Else an engine that was warmed on a busy machine would keep its small batches for ever.
+        """
+        if self._longest_s is None or seconds > QUICKER * self.seconds[size]:
+            return
+        quicker = seconds / self.seconds[size]
+        self.seconds = {each: quicker * known for each, known in self.seconds.items()}
+        self.budget = max(self.budget, self._most_within(self._longest_s))
 
     def _most_within(self, longest_s: float) -> int:
         """The largest warmed size that is as quick as that, or as many of the largest in a row as the budget holds."""
         largest = self.sizes[-1]
-        in_a_row = min(int(longest_s / self.seconds[largest]), self.budget // largest) * largest
-        quick = [size for size in self.sizes if self.seconds[size] <= longest_s and size <= self.budget]
+        in_a_row = min(int(longest_s / self.seconds[largest]), self._most // largest) * largest
+        quick = [size for size in self.sizes if self.seconds[size] <= longest_s and size <= self._most]
         return max([1, in_a_row, *quick])
 
     def prepare(self, rows: Sequence[Any]) -> Prepared:
@@ -139,7 +160,10 @@ class Engine:
             size = self.sizes[-1] if self._pads else max(size for size in self.sizes if size <= left)
             part = inputs[first : first + size]
             first += len(part)
+            started = time.perf_counter()
             outputs = self.infer(part)
+            if len(part) == size and size in self.seconds:
+                self._learn(size, time.perf_counter() - started)
             for output in outputs:
                 if len(output) != len(part):
                     raise EngineFailed(f"{self.label} answered {len(output)} rows to {len(part)}")

@@ -6,6 +6,7 @@ those of the upright picture, counted from its top-left corner; 3D is in metres,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,10 +37,19 @@ LIFTER_CHANNELS = 6
 
 @dataclass(frozen=True, eq=False)
 class PictureRow:
-    """A whole picture for the finder: (height, width, 3) uint8 RGB."""
+    """A whole picture for the finder: (height, width, 3) uint8 RGB.
+
+    least_score: under which nobody asks for a box. A box is suppressed by surer ones alone, so that the others stay as
+    they are; among few candidates that takes a tenth of the time.
+    """
 
     picture: Pixels
     cost: int = 1
+    least_score: float = 0.0
+
+    @property
+    def holds(self) -> Pixels:
+        return self.picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +68,10 @@ class CropRow:
     def cost(self) -> int:
         return 2 if self.flip_test else 1
 
+    @property
+    def holds(self) -> Pixels:
+        return self.picture
+
 
 @dataclass(frozen=True, eq=False)
 class TensorCropRow:
@@ -69,6 +83,10 @@ class TensorCropRow:
     crop: Pixels
     heatmaps: bool = False
     cost: int = 1
+
+    @property
+    def holds(self) -> Pixels:
+        return self.crop
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +106,10 @@ class WindowRow:
     @property
     def cost(self) -> int:
         return 2 if self.mirror_test else 1
+
+    @property
+    def holds(self) -> Array:
+        return self.points
 
 
 @dataclass(frozen=True)
@@ -123,14 +145,18 @@ class FinderFraming:
         return np.full((1, self.side, self.side, 3), 114, np.uint8)
 
     def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[PictureRow]) -> list[Found]:
-        return [self._found([level[n] for level in outputs], row.picture) for n, row in enumerate(rows)]
+        return [
+            self._found([level[n] for level in outputs], row.picture, row.least_score) for n, row in enumerate(rows)
+        ]
 
-    def _found(self, levels: Sequence[Array], picture: Pixels) -> Found:
+    def _found(self, levels: Sequence[Array], picture: Pixels, least_score: float) -> Found:
         """levels: (rows, columns, 5) logit, left, top, right, bottom in input pixels, one for each stride."""
         corners, scores = [], []
+        asked = min(max(least_score - 1e-6, 1e-6), 1 - 1e-6)  # rounding of the logarithm must not lose a box
+        least_logit = max(self.least_logit, math.log(asked / (1 - asked)))
         for level, stride in zip(levels, self.strides, strict=True):
             logit = level[..., 0]
-            row, column = np.nonzero(logit > self.least_logit)
+            row, column = np.nonzero(logit > least_logit)
             left, top, right, bottom = level[row, column, 1:].T
             x, y = column * stride, row * stride
             corners.append(np.stack([x - left, y - top, x + right, y + bottom], axis=1))
@@ -193,7 +219,7 @@ class PoseFraming:
         """(17, 3) a row: x, y in picture pixels, score 0..1; a CropPose for a crop that was given as such."""
         heatmaps = outputs[0]
         first = np.cumsum([0, *(row.cost for row in rows)])[:-1]
-        own = heatmaps[first]
+        own = heatmaps if len(heatmaps) == len(rows) else heatmaps[first]
         flipped = [n for n, row in enumerate(rows) if isinstance(row, CropRow) and row.flip_test]
         if flipped:
             own = own.copy()

@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 ANKLE_HEIGHT_M = 0.08
+# The bones of a standing height: two legs, which count half each, and the trunk with the head.
+_BEGINNINGS, _ENDS = [1, 2, 4, 5, 0, 7, 8, 9], [2, 3, 5, 6, 7, 8, 9, 10]
+_SHARES = np.array([0.5, 0.5, 0.5, 0.5, 1, 1, 1, 1])
 PCK_THRESHOLD_M = 0.150
 AUC_THRESHOLDS_M: Floats = np.arange(31, dtype=np.float64) * 0.005  # 0 to 150 mm, MPI-INF-3DHP's
 
@@ -94,8 +97,9 @@ def stature(joints3d: ArrayLike) -> float:
     joints = np.asarray(joints3d, np.float64)
     if joints.shape[-2:] != (17, 3):
         raise ValueError(f"`joints3d` must end in (17, 3), got {joints.shape}")
-    legs = (_length(joints, (1, 2, 3)) + _length(joints, (4, 5, 6))) / 2
-    return legs + _length(joints, (0, 7, 8, 9, 10)) + ANKLE_HEIGHT_M
+    bones = joints[..., _ENDS, :] - joints[..., _BEGINNINGS, :]
+    lengths = np.sqrt(np.einsum("...i,...i->...", bones, bones)).reshape(-1, len(_ENDS)).mean(axis=0)
+    return float(lengths @ _SHARES) + ANKLE_HEIGHT_M
 
 
 def _relative(joints: ArrayLike) -> Floats:
@@ -116,8 +120,3 @@ def _chosen_distances(predicted: ArrayLike, true: ArrayLike, joints: Sequence[in
 def _ratio(above: Floats, below: Floats) -> Floats:
     """`above / below`, and 0 where a pose has no extent to scale."""
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-
-
-def _length(joints: Floats, chain: Sequence[int]) -> float:
-    path = joints[..., list(chain), :]
-    return float(np.linalg.norm(np.diff(path, axis=-2), axis=-1).sum(axis=-1).mean())

@@ -5,6 +5,8 @@ Moving them into input or picture pixels is the crop's business, in crops.py. Kn
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -84,8 +86,7 @@ def decode_dark(heatmaps: Floats, blur: int = 3) -> tuple[Floats, Floats]:
     rows = (y[inner, None] + reach).clip(0, height - 1)
     columns = (x[inner, None] + reach).clip(0, width - 1)
     patches = heatmaps.reshape(-1, height, width)[inner[:, None, None], rows[:, :, None], columns[:, None, :]]
-    kernel = np.asarray(cv2.getGaussianKernel(blur, 0), np.float64).ravel()
-    sliding = np.stack([np.pad(kernel, (i, 4 - i)) for i in range(5)])  # (5, 5 + blur - 1)
+    sliding = _sliding(blur)
     log = np.log(np.maximum(sliding @ patches.astype(np.float64) @ sliding.T, LEAST_VALUE))  # (peaks, 5, 5)
 
     dx, dy = (log[:, 2, 3] - log[:, 2, 1]) / 2, (log[:, 3, 2] - log[:, 1, 2]) / 2
@@ -98,6 +99,13 @@ def decode_dark(heatmaps: Floats, blur: int = 3) -> tuple[Floats, Floats]:
     near = curved & (np.abs(step).max(axis=-1) < LONGEST_STEP_CELLS)
     positions[inner[near]] += step[near]
     return positions.reshape(people, joints, 2).astype(np.float32), scores.reshape(people, joints)
+
+
+@lru_cache(maxsize=8)
+def _sliding(blur: int) -> NDArray[np.float64]:
+    """(5, 5 + blur - 1): a row for each of five cells, the blur's kernel where it lies for that cell."""
+    kernel = np.asarray(cv2.getGaussianKernel(blur, 0), np.float64).ravel()
+    return np.stack([np.pad(kernel, (i, 4 - i)) for i in range(5)])
 
 
 def decode_udp(heatmaps: Floats, blur: int = 11) -> tuple[Floats, Floats]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -36,6 +36,7 @@ __all__ = [
     "ClipPipeline",
     "ClipProgress",
     "ClipStart",
+    "Item",
 ]
 
 Array = NDArray[np.float32]
@@ -91,22 +92,30 @@ class ClipEnd:
     reason: str
 
 
+Item = ClipStart | ClipFrame | ClipProgress | ClipEnd
+
+
 class ClipPipeline:
     """Clips through the photo's queues, frames in order."""
 
     def __init__(self, photo: PhotoPipeline, lift: LiftPipeline, pool: Pool) -> None:
         self.photo, self.lift, self._pool = photo, lift, pool
 
-    async def run(
-        self, clip: Clip, options: ClipOptions, call: Call
-    ) -> AsyncGenerator[ClipStart | ClipFrame | ClipProgress | ClipEnd, None]:
+    async def run(self, clip: Clip, options: ClipOptions, call: Call) -> AsyncGenerator[Item, None]:
         """Yields the start, a line a frame as soon as it is final, progress in between, and the end.
 
         Raises what the decoder raises where the rest of the clip is broken; all lines before it were yielded.
         """
+        async with aclosing(self.blocks(clip, options, call)) as blocks:
+            async for block in blocks:
+                for item in block:
+                    yield item
+
+    async def blocks(self, clip: Clip, options: ClipOptions, call: Call) -> AsyncGenerator[list[Item], None]:
+        """As `run`, with what is known at the same time told together."""
         check_models(options.photo.models, self.photo.models)
         camera = choose_camera(clip.width, clip.height, options.photo.camera)
-        yield ClipStart(clip.width, clip.height, clip.rate, clip.frames, clip.duration, camera, self.photo.models)
+        yield [ClipStart(clip.width, clip.height, clip.rate, clip.frames, clip.duration, camera, self.photo.models)]
         frames, context = STRIDE, self.lift.context
         story = Story(_telling(options, camera, (clip.width, clip.height)), frames, context)
         told_s, last_s = 0.0, 0.0
@@ -117,23 +126,21 @@ class ClipPipeline:
                     story.add(moment)
                 last_s = moments[-1].time
                 while story.ready:
-                    for line in await self._lines(story, options, call):
-                        yield line
+                    yield await self._lines(story, options, call)
                 if last_s - told_s >= PROGRESS_S:
                     told_s = last_s
-                    yield ClipProgress(story.frames, last_s)
+                    yield [ClipProgress(story.frames, last_s)]
         finally:
             await watch.close()
         story.finish()
         while story.ready:
-            for line in await self._lines(story, options, call):
-                yield line
+            yield await self._lines(story, options, call)
         if watch.broken:  # what came before the break is whole, and was answered first
             raise watch.broken
         world, reason = await self._pool(story.world)
-        yield ClipEnd(story.frames, last_s, story.tracks(), story.merged(), world, reason)
+        yield [ClipEnd(story.frames, last_s, story.tracks(), story.merged(), world, reason)]
 
-    async def _lines(self, story: Story, options: ClipOptions, call: Call) -> list[ClipFrame]:
+    async def _lines(self, story: Story, options: ClipOptions, call: Call) -> list[Item]:
         """Settles and lifts the next block of frames, and takes it out of the story. The loop only waits."""
         block, stretches = await self._pool(story.next_block)
         poses: dict[int, Array] = {}
@@ -142,7 +149,7 @@ class ClipPipeline:
             times = [stretch.times for stretch in stretches.values()]
             answers = await self.lift.poses(points, times, story.telling.size, False, call)
             poses = dict(zip(stretches, answers, strict=True))
-        lines: list[ClipFrame] = await self._pool(story.lines, block, stretches, poses)
+        lines: list[Item] = await self._pool(story.lines, block, stretches, poses)
         return lines
 
 

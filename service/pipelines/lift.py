@@ -90,6 +90,11 @@ class LiftPipeline:
         """Frames before and behind the STRIDE frames in its middle that a window sees; enough for smoothing, too."""
         return self.frames // 2 if self.centre else max((self.frames - STRIDE) // 2, 4)
 
+    def knock(self, call: Call) -> None:
+        """Raises Busy where any sequence would be refused once it is read: see `Batcher.knock`."""
+        if self.long is None or self.long.batcher.line.full:
+            self.batcher.knock(call.caller)
+
     async def lift(self, points: Array, options: LiftOptions, call: Call) -> Lifted:
         """One person's sequence.
 
@@ -123,10 +128,10 @@ class LiftPipeline:
             lifted = []
             for sequence, at, joints in zip(sequences, times, poses, strict=True):
                 sized = to_stature(joints, scale.stature)
-                position = position_of(sized, sequence, given, camera)
                 if options.centre:
                     middle = slice(len(sized) // 2, len(sized) // 2 + 1)
-                    sized, position, at = sized[middle], position[middle], at[middle]
+                    sized, sequence, at = sized[middle], sequence[middle], at[middle]
+                position = position_of(sized, sequence, given, camera)
                 lifted.append(Lifted(sized, position, scale, at, self.models))
             return lifted
 

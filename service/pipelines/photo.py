@@ -77,6 +77,13 @@ class PhotoPipeline:
     def models(self) -> dict[str, str]:
         return {"person": self.person.engine.label, "pose": self.pose.engine.label, **self.lift.models}
 
+    def knock(self, options: PhotoOptions, call: Call) -> None:
+        """Raises Busy where the photo would be refused once it is decoded: see `Batcher.knock`."""
+        if options.boxes is None:
+            self.person.knock(call.caller)
+        elif len(options.boxes):
+            self.pose.knock(call.caller)
+
     async def find_people(self, picture: Picture, options: PhotoOptions, call: Call) -> PhotoAnswer:
         """Everyone in the picture, by falling score (by the request's order where it brought boxes).
 
@@ -111,9 +118,9 @@ class PhotoPipeline:
             points = _stacked(await self.poses(rows, call, options.second_look))
             return boxes, np.ones(len(boxes), np.float32), points
         least, most = options.min_person_score, options.max_people
-        found: Found = (await run_rows(self.person, [PictureRow(pixels)], call))[0]
         if self.presence is not None:  # the pose may raise who is not sure enough yet
             least, most = self.presence.least_score(least), most + SPARE_PEOPLE
+        found: Found = (await run_rows(self.person, [PictureRow(pixels, least_score=least)], call))[0]
         kept = np.nonzero((found.scores >= least) & (found.boxes[:, 2:] > 0).all(1))[0][:most]
         boxes, scores = found.boxes[kept], found.scores[kept]
         rows = [CropRow(pixels, box, options.flip_test) for box in boxes]

@@ -32,7 +32,7 @@ CARRIED_S = 1.0  # so long poses carry a person whom the finder does not find
 LONGEST_ABSENCE_S = 10.0  # fragments farther apart are never joined: too much can have happened
 NEAR = 0.5  # of the person's height: how far from where it was going a fragment may begin ...
 NEARER_S = 0.1  # ... and how much more for each second of absence
-MOST_GROWTH = 1.25  # in size between two fragments
+MOST_GROWTH = 1.25  # in height between two fragments
 AT_BORDER = 0.02  # of the picture: a box so near its border may have left
 
 
@@ -231,7 +231,7 @@ def merges(fragments: Sequence[Fragment], width: int, height: int) -> dict[int, 
     """Which fragments are the same person after a long absence: later id to the earliest id of that person.
 
     Conservative, since clothes and faces are not looked at: both ends lie inside the picture (who crosses its border
-    may be anybody), at most LONGEST_ABSENCE_S apart, of like size, the later one begins near where the earlier was
+    may be anybody), at most LONGEST_ABSENCE_S apart, of like height, the later one begins near where the earlier was
     going, and neither has a second candidate.
     """
     every = {
@@ -266,8 +266,9 @@ def _continues(before: Fragment, after: Fragment, width: int, height: int) -> bo
         return False
     if at_border(before.last, width, height) or at_border(after.first, width, height):
         return False
-    growth = after.first[2:] / np.maximum(before.last[2:], 1e-6)
-    if not 1 / MOST_GROWTH <= float(growth.prod()) ** 0.5 <= MOST_GROWTH:
+    # Heights alone: a walker's width doubles with each step, and whoever comes out from behind somebody is narrow.
+    growth = float(after.first[3] / max(before.last[3], 1e-6))
+    if not 1 / MOST_GROWTH <= growth <= MOST_GROWTH:
         return False
     going = before.last[:2] + before.last[2:] / 2 + before.velocity * min(absence, COASTS_S)
     apart = float(np.linalg.norm(after.first[:2] + after.first[2:] / 2 - going))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from service.errors import QueueFull
+from service.errors import Busy, QueueFull
 from service.geometry.cameras import assumed_camera
 from service.media.pictures import Picture, PictureLimits
 from service.media.videos import Clip
@@ -24,6 +24,7 @@ from service.pipelines.live import LiveOptions, LivePose
 from service.pipelines.live_frames import LiveFrame, LiveFramesOptions, LivePerson
 from service.pipelines.photo import PhotoAnswer, PhotoOptions
 from service.settings import Settings
+from service.tracing import OFF, Tracing
 
 if TYPE_CHECKING:  # it would bring torch
     from service.assembly import Service
@@ -67,6 +68,11 @@ class FakePhoto:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.options: PhotoOptions | None = None
+        self.busy: Busy | None = None
+
+    def knock(self, options: PhotoOptions, call: Call) -> None:
+        if self.busy:
+            raise self.busy
 
     async def find_people(self, picture: Picture, options: PhotoOptions, call: Call) -> PhotoAnswer:
         self.options = options
@@ -85,6 +91,11 @@ class FakeLift:
         self.work = work
         self.options: LiftOptions | None = None
         self.points: list[Array] = []
+        self.busy: Busy | None = None
+
+    def knock(self, call: Call) -> None:
+        if self.busy:
+            raise self.busy
 
     async def lift_people(self, people: Sequence[Array], options: LiftOptions, call: Call) -> list[Lifted]:
         self.options, self.points = options, list(people)
@@ -106,8 +117,13 @@ class FakeClip:
         self.path_seen: list[str] = []
 
     async def run(self, clip: Clip, options: ClipOptions, call: Call) -> AsyncIterator[Any]:
+        async for block in self.blocks(clip, options, call):
+            for item in block:
+                yield item
+
+    async def blocks(self, clip: Clip, options: ClipOptions, call: Call) -> AsyncIterator[list[Any]]:
         camera = assumed_camera(clip.width, clip.height)
-        yield ClipStart(clip.width, clip.height, clip.rate, clip.frames, clip.duration, camera, MODELS)
+        yield [ClipStart(clip.width, clip.height, clip.rate, clip.frames, clip.duration, camera, MODELS)]
         frames = iter(clip)
         count = 0
         while (frame := await self._pool(next, frames, None)) is not None:
@@ -116,8 +132,9 @@ class FakeClip:
             count += 1
             someone = person(np.array([1, 2, 30, 40], np.float32))
             raw = someone.keypoints.points if options.raw else None
-            yield ClipFrame(frame.index, frame.time_s, (ClipPerson(someone, "confirmed", None, False, False, raw),))
-        yield ClipEnd(count, 1.0, (), {}, None, "no floor")
+            one = ClipPerson(someone, "confirmed", None, False, False, raw)
+            yield [ClipFrame(frame.index, frame.time_s, (one,))]
+        yield [ClipEnd(count, 1.0, (), {}, None, "no floor")]
 
 
 class FakeLive:
@@ -162,6 +179,7 @@ class FakeService:
     def __init__(self, state: str = "ready", **settings: Any) -> None:
         self.settings = Settings(**{"drain_delay_s": 0.0, "drain_grace_s": 5.0, "port": 0} | settings)
         self.metrics = Metrics(CollectorRegistry())
+        self.tracing: Tracing = OFF
         self.state, self.reason = state, "" if state == "ready" else "the models are being loaded"
         self.work = Work()
         self.photo, self.lift = FakePhoto(self.work), FakeLift(self.work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,6 +10,8 @@ from contextlib import AbstractContextManager
 import httpx
 import pytest
 from starlette.requests import HTTPConnection
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from service.api.access import caller_name
 from service.api.keys import Keyring
@@ -113,6 +116,43 @@ def test_a_foreign_page_gets_no_stream(served: Serve, foreign: dict[str, str]) -
     with served(FakeService()) as here:
         refused = httpx.get(f"{here.url}/v1/live/keypoints", headers=UPGRADE | foreign)
     assert refused.status_code == 403 and refused.json()["field"] in foreign
+
+
+def shown(key: str) -> str:
+    """A key as a browser's WebSocket shows it."""
+    return "poselift.bearer." + base64.urlsafe_b64encode(key.encode()).rstrip(b"=").decode()
+
+
+def test_a_browsers_stream_shows_its_key_as_a_subprotocol_and_the_key_is_not_told_back(served: Serve) -> None:
+    key = "r2.d2~+/=-"
+    with served(FakeService(keys=(key,))) as here:
+        for door, protocol in (("keypoints", "poselift.v1.json"), ("frames", "poselift.v1.msgpack")):
+            for protocols in ([protocol, shown(key)], [shown(key), protocol]):
+                url = f"ws://127.0.0.1:{here.port}/v1/live/{door}"
+                with connect(url, subprotocols=protocols, proxy=None) as socket:  # type: ignore[arg-type]
+                    assert socket.subprotocol == protocol
+                    assert socket.response is not None and shown(key) not in str(socket.response.headers)
+
+
+@pytest.mark.parametrize("coded", ["", "poselift.bearer.", shown("wrong"), shown("right")[:-1], "poselift.bearer.!~|"])
+def test_a_subprotocol_that_holds_no_key_of_ours_opens_nothing(served: Serve, coded: str) -> None:
+    offered = ["poselift.v1.json", *([coded] if coded else [])]
+    with served(FakeService(keys=("right",))) as here, pytest.raises(InvalidStatus) as refused:
+        connect(f"ws://127.0.0.1:{here.port}/v1/live/keypoints", subprotocols=offered, proxy=None)  # type: ignore[arg-type]
+    assert refused.value.response.status_code == 401
+
+
+async def test_a_subprotocol_is_no_key_where_headers_can_be_set() -> None:
+    async with client_of(FakeService(keys=("right",))) as client:
+        answer = await client.get("/v1/info", headers={"Sec-WebSocket-Protocol": shown("right")})
+    assert answer.status_code == 401
+
+
+def test_a_streams_caller_is_the_holder_of_the_key_that_it_showed() -> None:
+    keys = Keyring(Settings(keys=("one", "two")))
+    scope = {"type": "websocket", "headers": [], "client": ("10.0.0.7", 1), "path": "/"}
+    names = {caller_name(HTTPConnection(scope | {"subprotocols": [shown(key)]}), keys) for key in ("one", "two")}
+    assert caller_name(connection(authorization="Bearer one"), keys) in names and len(names) == 2
 
 
 def test_a_caller_is_its_key_or_else_its_address() -> None:

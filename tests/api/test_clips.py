@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tempfile
 import threading
@@ -137,4 +138,28 @@ def test_a_caller_who_leaves_stops_the_work_and_leaves_no_file(
             wait_until(lambda: service.work.begun == 1)
         wait_until(lambda: service.work.cancelled == 1)
         wait_until(lambda: list(spool.iterdir()) == [])
+        wait_until(lambda: 'route="/v1/clips",status="499"' in httpx.get(f"{here.url}/metrics").text)
+
+
+def test_a_caller_who_leaves_while_progress_is_told_stops_the_work(
+    served: Callable[[FakeService], AbstractContextManager[Served]], clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, telling = clips._ClipAnswer._send, threading.Event()
+
+    async def slowly(self: Any, body: bytes, out: Any) -> None:
+        await send(self, body, out)
+        if b'"progress"' in body:
+            telling.set()
+            await asyncio.sleep(20)  # the next block is being made meanwhile
+
+    monkeypatch.setattr(clips._ClipAnswer, "_send", slowly)
+    monkeypatch.setattr(clips, "PROGRESS_S", 0.05)
+    service = FakeService()
+    service.work.gate = threading.Event()
+    with served(service) as here:
+        with httpx.stream("POST", f"{here.url}/v1/clips", content=clip) as answer:
+            told = answer.iter_lines()
+            next(told)
+            assert telling.wait(20)
+        wait_until(lambda: service.work.cancelled == 1)
         wait_until(lambda: 'route="/v1/clips",status="499"' in httpx.get(f"{here.url}/metrics").text)

@@ -41,3 +41,14 @@ async def test_metrics_speak_both_of_prometheus_dialects(client: httpx.AsyncClie
     modern = await client.get("/metrics", headers={"Accept": "application/openmetrics-text"})
     assert plain.headers["content-type"].startswith("text/plain") and "poselift_ready" in plain.text
     assert modern.headers["content-type"].startswith("application/openmetrics-text")
+
+
+async def test_latencies_name_a_request_to_a_scraper_that_asks_for_open_metrics(
+    client: httpx.AsyncClient, photo: bytes
+) -> None:
+    given = {"X-Request-Id": "slow-one", "Content-Type": "image/jpeg"}
+    assert (await client.post("/v1/images", content=photo, headers=given)).status_code == 200
+    modern = (await client.get("/metrics", headers={"Accept": "application/openmetrics-text"})).text
+    named = {line.split("{")[0] for line in modern.splitlines() if '# {request_id="slow-one"} ' in line}
+    assert named == {"poselift_request_duration_seconds_bucket", "poselift_stage_duration_seconds_bucket"}
+    assert "slow-one" not in (await client.get("/metrics")).text

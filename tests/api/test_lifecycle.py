@@ -17,7 +17,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
+import pytest
 
+from service.api import lifecycle
 from service.errors import StoreBroken
 
 from .conftest import Served, wait_until
@@ -110,6 +112,52 @@ def test_a_lost_device_ends_with_70_after_all_were_answered(served: Serve, photo
         assert waiting.result().status_code == 503
         here.thread.join(5)
         assert here.server.exit_code == 70
+
+
+def test_a_device_lost_during_a_drain_ends_with_70_and_without_its_delay(served: Serve, photo: bytes) -> None:
+    service = FakeService(drain_delay_s=30.0, drain_grace_s=30.0)
+    service.work.gate = threading.Event()
+    with served(service) as here, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(httpx.post, f"{here.url}/v1/images", content=photo)
+        wait_until(lambda: service.work.begun == 1)
+        here.stop()
+        wait_until(lambda: service.state == "draining")
+        started = time.monotonic()
+        service.state, service.reason = "failed", "the device is lost"
+        assert waiting.result().status_code == 503
+        here.thread.join(10)
+        assert time.monotonic() - started < 10 and here.server.exit_code == 70
+
+
+def test_a_device_lost_in_the_grace_of_a_drain_ends_with_70(served: Serve, photo: bytes) -> None:
+    service = FakeService(drain_grace_s=30.0)
+    service.work.gate = threading.Event()
+    with served(service) as here, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(httpx.post, f"{here.url}/v1/images", content=photo)
+        wait_until(lambda: service.work.begun == 1)
+        here.stop()
+        wait_until(lambda: here.server._doors.closing.is_set())
+        service.state, service.reason = "failed", "the device is lost"
+        assert waiting.result().status_code == 503
+        here.thread.join(10)
+        assert here.server.exit_code == 70
+
+
+def test_a_thread_that_waits_for_the_interpreter_waits_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Quick(lifecycle.Server):
+        def run(self, sockets: list[socket.socket] | None = None) -> None:
+            seen.append(sys.getswitchinterval())
+
+    before = sys.getswitchinterval()
+    monkeypatch.setattr(lifecycle, "Server", Quick)
+    service = FakeService()
+    try:
+        assert lifecycle.run(service.as_service, service.settings) == 0
+    finally:
+        sys.setswitchinterval(before)
+    assert seen == [pytest.approx(lifecycle.SWITCH_S)] and before > lifecycle.SWITCH_S
 
 
 def test_loop_lag_is_measured(served: Serve) -> None:

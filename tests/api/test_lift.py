@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from service.api.lift import read_sequences
+from service.errors import QueueFull
 
 from .conftest import client_of
 from .fake import FakeService
@@ -33,6 +34,19 @@ async def test_one_person_is_answered_without_a_list(client: httpx.AsyncClient) 
     assert np.array(document["joints3d"]).shape == (3, 17, 3)
     assert document["position"] == [[1.5] * 3, [1.5] * 3, None]
     assert document["times"] == pytest.approx([0, 1 / 30, 2 / 30], abs=1e-5)
+
+
+@pytest.mark.parametrize("path", ["/v1/lift", "/v1/images"])
+async def test_a_full_queue_refuses_a_body_that_nobody_has_parsed(
+    client: httpx.AsyncClient, service: FakeService, path: str
+) -> None:
+    assert (await client.post(path, content=b"neither", headers={"Content-Type": "image/png"})).status_code in (
+        400,
+        415,
+    )
+    service.lift.busy = service.photo.busy = QueueFull("full", retry_after_s=3.0)
+    answer = await client.post(path, content=b"neither", headers={"Content-Type": "image/png"})
+    assert answer.status_code == 503 and answer.headers["retry-after"] == "3"
 
 
 async def test_several_people_are_answered_in_their_order(client: httpx.AsyncClient, service: FakeService) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import socket
@@ -14,7 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import av
 import cv2
 import httpx
 import numpy as np
@@ -100,6 +103,45 @@ class Load:
                     return
 
 
+def long_clip() -> bytes:
+    """An MP4 of 400 frames of 64 x 48 pixels: more than is done within the grace of a drain."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for shade in range(400):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), shade % 250, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+@dataclass
+class Clips:
+    """A caller who posts one clip after another; the lines of each answer that began, and how many were cut off."""
+
+    here: Process
+    clip: bytes
+    answers: list[list[dict[str, Any]]] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+
+    def call(self) -> None:
+        with httpx.Client(timeout=60) as client:
+            while True:
+                lines: list[dict[str, Any]] = []
+                try:
+                    with client.stream("POST", f"{self.here.url}/v1/clips?lift=false", content=self.clip) as answer:
+                        if answer.status_code == 503:
+                            return
+                        self.answers.append(lines)
+                        lines += map(json.loads, answer.iter_lines())
+                except httpx.ConnectError:
+                    return
+                except httpx.TransportError as error:
+                    self.cut.append(repr(error))
+                    return
+
+
 def test_deadlines_hold_while_the_device_is_busy_and_a_lost_device_answers_all_and_ends_with_70(tmp_path: Path) -> None:
     with process(tmp_path) as here, ThreadPoolExecutor(8) as pool:
         assert here.lift().status_code == 200
@@ -126,19 +168,27 @@ def test_deadlines_hold_while_the_device_is_busy_and_a_lost_device_answers_all_a
 
 
 def drained_under_load(folder: Path) -> None:
-    with process(folder) as here:
+    with process(folder, "--drain-grace-s", "1") as here:
         here.tell("seconds", "0.01")
-        load = Load(here)
+        load, clips = Load(here), Clips(here, long_clip())
         callers = [threading.Thread(target=load.call) for _ in range(8)]
+        callers += [threading.Thread(target=clips.call) for _ in range(2)]
         for caller in callers:
             caller.start()
-        wait_until(lambda: len(load.statuses) > 20)
+        wait_until(lambda: len(load.statuses) > 20 and len(clips.answers) == 2, 60)
         here.running.send_signal(signal.SIGTERM)
         for caller in callers:
-            caller.join(30)
-        assert here.running.wait(20) == 0, (folder / "log").read_text()
-        assert load.cut == []
+            caller.join(60)
+        assert here.running.wait(30) == 0, (folder / "log").read_text()
+        assert load.cut == clips.cut == []
         assert set(load.statuses) <= {200, 503}
+        for lines in clips.answers:
+            frames = [line["index"] for line in lines if line["type"] == "frame"]
+            assert lines[-1]["type"] in ("end", "error")
+            if lines[-1]["type"] == "error":
+                assert lines[-1]["problem"]["status"] == 503
+                assert lines[-1]["last_frame"] == (frames[-1] if frames else None)
+        assert clips.answers[-1][-1]["type"] == "error"  # the drain did cut something short
 
 
 def test_a_signal_under_load_loses_no_accepted_request(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,16 +19,19 @@ from service.batching.scheduler import Scheduler
 from service.engines.device import Device
 from service.engines.engine import Engine
 from service.metrics import Metrics
+from service.tracing import OFF, Tracing
 
 PATIENCE_S = 10.0  # of a test for what should come at once
+NOTHING = np.zeros(0, np.uint8)
 
 
 @dataclass(frozen=True)
 class Number:
-    """A row: it is doubled."""
+    """A row: it is doubled. `holds` is what it keeps in memory meanwhile."""
 
     value: float
     cost: int = 1
+    holds: NDArray[Any] = field(default_factory=lambda: NOTHING, compare=False)
 
 
 class Numbers:
@@ -97,10 +100,10 @@ def engine_of(network: Network, role: str = "lift", budget: int = 8) -> Engine:
 class Queues:
     """Queues on one device before engines, each over a network of its own."""
 
-    def __init__(self, budgets: dict[str, int], rows: int, share: float) -> None:
+    def __init__(self, budgets: dict[str, int], rows: int, share: float, tracing: Tracing = OFF) -> None:
         self.metrics = Metrics(CollectorRegistry())
         self.lost: list[str] = []
-        self.scheduler = Scheduler(Device("cpu"), self.metrics, rows, share, lost=self.lost.append)
+        self.scheduler = Scheduler(Device("cpu"), self.metrics, rows, share, lost=self.lost.append, tracing=tracing)
         self.networks = {role: Network() for role in budgets}
         self.batchers = {
             role: self.scheduler.add(engine_of(self.networks[role], role, budget)) for role, budget in budgets.items()
@@ -145,13 +148,18 @@ class Queues:
 
 @asynccontextmanager
 async def queues(
-    budgets: dict[str, int] | None = None, *, budget: int = 100, rows: int = 64, share: float = 0.5
+    budgets: dict[str, int] | None = None,
+    *,
+    budget: int = 100,
+    rows: int = 64,
+    share: float = 0.5,
+    tracing: Tracing = OFF,
 ) -> AsyncIterator[tuple[Queues, Network]]:
     """Running queues, `lift` with `budget` where no roles are named, and the first one's network.
 
     A batch that is full is taken out of its line while the device is busy; below the budget, all wait in line.
     """
-    running = Queues(budgets or {"lift": budget}, rows, share)
+    running = Queues(budgets or {"lift": budget}, rows, share, tracing)
     running.scheduler.start()
     try:
         yield running, next(iter(running.networks.values()))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from service.batching.batcher import run_batch
 from service.batching.policy import Class
 from service.errors import DeadlinePassed, EngineFailed, NotFinite, NotReady, QueueFull, ShareUsedUp
+from service.metrics import exemplar, exemplar_of
 
 from .fake import Network, Number, Queues, engine_of, queues, solo, until
 
@@ -272,12 +275,40 @@ def test_a_full_queue_refuses_at_once_and_says_when() -> None:
         assert refused.value.limit == 8
         assert here.sample("shed_total", reason="QueueFull") == 1
         assert here.sample("queue_rows", network="lift") == 8
+        with pytest.raises(QueueFull):  # and who knocks is told so before there is a row
+            here.batchers["lift"].knock("late")
+        assert here.sample("shed_total", reason="QueueFull") == 2
         network.gate.set()
         await asyncio.gather(*asked)
+        here.batchers["lift"].knock("late")
         assert await here.ask(9, caller="late") == solo(9)
         assert network.computed.count(9) == 1
 
     play(story, rows=8)
+
+
+def test_pictures_that_wait_are_bounded_in_bytes_and_shared_ones_count_once() -> None:
+    async def story(here: Queues, network: Network) -> None:
+        line = here.batchers["lift"].line
+        line.limits = replace(line.limits, bytes=100)
+        await here.occupy()
+        photo = np.zeros(60, np.uint8)
+        group = here.ask(*(Number(n, holds=photo) for n in (1, 2, 3)), caller="a")
+        await here.queued(3)
+        assert line.bytes == 60
+        with pytest.raises(QueueFull, match="60 of 100 bytes"):
+            await here.ask(Number(4, holds=np.zeros(41, np.uint8)), caller="b")
+        assert here.sample("shed_total", reason="QueueFull") == 1
+        leaver = here.ask(Number(5, holds=np.zeros(40, np.uint8)), caller="c")
+        await here.queued(4)
+        leaver.cancel()
+        await here.queued(3)
+        assert line.bytes == 60
+        network.gate.set()
+        assert await group == solo(1, 2, 3)
+        assert line.bytes == 0
+
+    play(story)
 
 
 def test_a_share_is_refused_only_while_others_wait() -> None:
@@ -424,6 +455,20 @@ def test_the_cause_of_a_failure_is_kept() -> None:
 
 
 # ---- Counting
+
+
+def test_waits_and_batch_times_name_a_request() -> None:
+    async def story(here: Queues, network: Network) -> None:
+        token = exemplar.set(exemplar_of("the one"))
+        asked = here.ask(1)
+        exemplar.reset(token)
+        await asked
+        await here.ask(2)  # on behalf of no request
+        lines = here.metrics.render("application/openmetrics-text")[0].decode().splitlines()
+        named = [line.split("{")[0] for line in lines if '# {request_id="the one"} ' in line]
+        assert sorted(named) == ["poselift_batch_duration_seconds_bucket", "poselift_queue_wait_seconds_bucket"]
+
+    play(story)
 
 
 def test_batches_rows_and_waits_are_counted() -> None:

@@ -15,9 +15,16 @@ LIVE, PHOTO, CLIP = Class.LIVE, Class.PHOTO, Class.CLIP
 
 
 def row(
-    name: str, *, caller: str = "a", klass: Class = PHOTO, cost: int = 1, deadline: float = FOREVER, arrived: float = 0
+    name: str,
+    *,
+    caller: str = "a",
+    klass: Class = PHOTO,
+    cost: int = 1,
+    deadline: float = FOREVER,
+    arrived: float = 0,
+    held: int = 0,
 ) -> Waiting:
-    return Waiting(name, cost, klass, caller, deadline, arrived)
+    return Waiting(name, cost, klass, caller, deadline, arrived, None, held)
 
 
 def line_of(*rows: Waiting, queue: int = 64, share: float = 0.5, budget: int = 8) -> Line:
@@ -251,6 +258,23 @@ def test_a_refusal_names_the_limit_and_what_came() -> None:
         line.admit(3, "b")
 
 
+def test_a_line_is_full_of_bytes_before_it_is_full_of_rows() -> None:
+    line = Line(Limits(64, 1.0, 2, bytes=100))
+    line.admit(1, "a", held=500)  # an empty line takes anything
+    for name in "abc":
+        line.admit(1, name, held=30)
+        line.add(row(name, caller=name, held=30))
+    with pytest.raises(QueueFull, match="holds 90 of 100 bytes; 11 more") as refused:
+        line.admit(1, "d", 0.5, held=11)
+    assert (refused.value.field, refused.value.limit, refused.value.retry_after_s) == ("queue_mb", 100, 6.0)
+    line.admit(1, "d", held=10)
+    assert taken(line) == ["a", "b"] and line.bytes == 30
+    line.admit(1, "d", held=70)
+    for waiting in line.empty():
+        assert waiting.gone
+    assert line.bytes == 0
+
+
 @pytest.mark.parametrize(
     ("rows", "rate", "seconds"),
     [(256, None, 1.0), (256, 0.0, 1.0), (10, 100.0, 1.0), (256, 64.0, 4.0), (256, 0.1, 60.0), (0, 5.0, 1.0)],
@@ -271,6 +295,15 @@ def test_a_cap_is_halved_by_what_ran_never_under_one() -> None:
     for _ in range(6):
         cap.halve(cap.rows, 0.0)
     assert cap.rows == 1
+
+
+def test_a_cap_follows_a_budget_that_grows_but_memory_holds_it_down() -> None:
+    cap = Cap(4)
+    assert not cap.widen(4) and not cap.widen(2)
+    assert cap.widen(8) and cap.rows == 8
+    cap.halve(8, 0.0)
+    assert cap.widen(32) and cap.rows == 4
+    assert cap.regain(REGAIN_S) and cap.rows == 8
 
 
 def test_a_cap_comes_back_step_by_step_and_no_further_than_the_budget() -> None:

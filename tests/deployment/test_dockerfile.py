@@ -169,7 +169,7 @@ def pinned(target: str) -> dict[str, Version]:
     return found
 
 
-@pytest.mark.parametrize(("target", "extras"), [("cpu", ["cpu"]), ("cuda", [])])
+@pytest.mark.parametrize(("target", "extras"), [("cpu", ["cpu", "otel"]), ("cuda", ["otel"])])
 def test_what_is_pinned_is_what_pyproject_asks_for(target: str, extras: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]

@@ -24,6 +24,10 @@ class Numbers:
     def cost(self) -> int:
         return len(self.values)
 
+    @property
+    def holds(self) -> NDArray[Any]:
+        return np.array(self.values)
+
 
 class Sums:
     """A row is answered with the sums of its outputs."""
@@ -54,9 +58,9 @@ class Network:
         return [2 * answered[:, 0], -answered]
 
 
-def engine_of(network: Network, sizes: Sequence[int] = (4, 1, 16), pads: bool = False) -> Engine:
+def engine_of(network: Network, sizes: Sequence[int] = (4, 1, 16), pads: bool = False, budget: int = 16) -> Engine:
     return Engine(
-        "adder@1", "lift", Sums(), network, sizes=sizes, budget=16, pads=pads, runtime="fake", precision="f32"
+        "adder@1", "lift", Sums(), network, sizes=sizes, budget=budget, pads=pads, runtime="fake", precision="f32"
     )
 
 
@@ -156,11 +160,11 @@ class Slow(Network):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float, first: float = 0.0) -> None:
         super().__init__()
-        self._now, self._seconds, self._first = 0.0, seconds, first
+        self._now, self.seconds, self._first = 0.0, seconds, first
         monkeypatch.setattr("service.engines.engine.time.perf_counter", lambda: self._now)
 
     def __call__(self, inputs: NDArray[Any]) -> list[NDArray[Any]]:
-        self._now += self._first + self._seconds * len(inputs)
+        self._now += self._first + self.seconds * len(inputs)
         self._first = 0.0
         return super().__call__(inputs)
 
@@ -171,11 +175,32 @@ class Slow(Network):
 def test_the_budget_is_the_largest_batch_within_the_time(
     monkeypatch: pytest.MonkeyPatch, longest: float, budget: int
 ) -> None:
-    engine = engine_of(Slow(monkeypatch, 0.01, first=5.0))  # a first run, however slow, does not count
-    engine.budget = 48
+    # A first run, however slow, does not count.
+    engine = engine_of(Slow(monkeypatch, 0.01, first=5.0), budget=48)
     engine.warm(longest)
     assert engine.budget == budget
     assert engine.seconds == pytest.approx({1: 0.01, 4: 0.04, 16: 0.16})
+
+
+def test_an_engine_that_was_warmed_on_a_busy_machine_gets_its_budget_once_it_runs_quicker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = Slow(monkeypatch, 0.06)
+    engine = engine_of(network)
+    engine.warm(0.05)
+    assert engine.budget == 1
+    network.seconds = 0.05  # a little quicker may be chance
+    run(engine, rows_of(1))
+    assert engine.budget == 1
+    network.seconds = 0.01
+    run(engine, rows_of(1))
+    assert engine.budget == 4
+    network.seconds = 0.5  # busy again: a budget does not shrink for that
+    run(engine, rows_of(1))
+    assert engine.budget == 4
+    network.seconds = 0.001
+    run(engine, rows_of(*range(5)))
+    assert engine.budget == 16, "and never more than it was made with"
 
 
 def test_without_a_time_the_budget_stays(monkeypatch: pytest.MonkeyPatch) -> None:

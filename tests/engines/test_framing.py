@@ -288,6 +288,23 @@ def test_people_come_by_falling_score_and_once_each() -> None:
     assert found.scores[0] > found.scores[1]
 
 
+@pytest.mark.parametrize("least", [0.0, 0.05, 0.27, 0.5, 0.9, 1.0])
+def test_a_least_score_leaves_out_weaker_boxes_and_no_other(least: float) -> None:
+    generator = np.random.default_rng(5)
+    output = []
+    for stride in (8, 16, 32):
+        side = SIDE // stride
+        logits = generator.normal(-2, 2, (1, side, side, 1))
+        output.append(np.concatenate([logits, generator.uniform(5, 60, (1, side, side, 4))], axis=-1, dtype=np.float32))
+    framing, picture = FinderFraming({"suppress_iou": 0.6}, SIDE), blank(SIDE, SIDE)
+    every = framing.answers(output, [PictureRow(picture)])[0]
+    asked = framing.answers(output, [PictureRow(picture, least_score=least)])[0]
+    kept = every.scores >= least
+    np.testing.assert_array_equal(asked.boxes[asked.scores >= least], every.boxes[kept])
+    np.testing.assert_array_equal(asked.scores[asked.scores >= least], every.scores[kept])
+    assert (asked.scores >= least - 1e-5).all()
+
+
 def test_boxes_end_at_the_pictures_edges() -> None:
     found = find(blank(640, 480), levels(cell_of([-30, -20, 800, 700], 0.5, 32)))
     np.testing.assert_allclose(found.boxes, [[0, 0, 640, 480]], atol=1e-3)

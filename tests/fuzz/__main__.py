@@ -10,14 +10,16 @@ import asyncio
 import json
 import os
 import random
+import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import httpx
 import psutil
 
-from benchmarks.__main__ import own_service
+from benchmarks.served import own_service
 
 from .corpus import Body, corpus
 from .mutations import mutated
@@ -32,7 +34,7 @@ GROWTH_MB = 64
 
 async def run(url: str, pid: int, bodies: int, seed: int) -> dict[str, object]:
     """Sends them, CALLERS at once; counts statuses by door and keeps what broke."""
-    whole, chance = corpus(), random.Random(seed)
+    whole = corpus()
     statuses: dict[str, Counter[int]] = {}
     broken: list[str] = []
     memory: list[tuple[int, float]] = []
@@ -72,8 +74,8 @@ async def run(url: str, pid: int, bodies: int, seed: int) -> dict[str, object]:
 
         await asyncio.gather(*[caller() for _ in range(CALLERS)])
         alive = (await client.get("/readyz")).status_code
-    del chance
-    settled = [size for number, size in memory if number >= SETTLED * bodies]
+    settled = [(number, size) for number, size in memory if number >= SETTLED * bodies]
+    sizes = [size for _, size in settled]
     return {
         "bodies": bodies,
         "seed": seed,
@@ -82,10 +84,22 @@ async def run(url: str, pid: int, bodies: int, seed: int) -> dict[str, object]:
         "broken": broken,
         "slowest_s": round(slowest, 2),
         "ready_afterwards": alive == 200,
-        "memory_mb": {"settled": round(settled[0], 1), "end": round(settled[-1], 1), "most": round(max(settled), 1)},
+        "memory_mb": {
+            "settled": round(sizes[0], 1),
+            "end": round(sizes[-1], 1),
+            "most": round(max(sizes), 1),
+            "slope_for_1000_bodies": round(slope(settled) * 1000, 2),
+        },
         "open_files": process.num_fds(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """Of the straight line that fits (x, y) pairs best; 0 for fewer than two different x."""
+    if len({x for x, _ in points}) < 2:
+        return 0.0
+    return statistics.linear_regression(*zip(*points, strict=True)).slope
 
 
 def _never_sent(body: Body) -> bool:

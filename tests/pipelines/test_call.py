@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from service.errors import DeadlinePassed, OutOfRange, Unknown
@@ -16,6 +17,7 @@ LOADED = {"person": "finder@1", "pose": "detector@2"}
 
 class Row:
     cost = 1
+    holds = np.zeros(0)
 
 
 @pytest.mark.parametrize("asked", [{}, {"pose": "detector"}, {"pose": "detector@2", "person": "finder@1"}])

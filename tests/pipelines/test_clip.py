@@ -223,7 +223,7 @@ def test_memory_does_not_grow_with_the_clip(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 def test_resident_memory_is_flat_over_ten_minutes_of_a_looped_clip(tmp_path: Path) -> None:
     path = looped(film(tmp_path / "once.mkv", 100), tmp_path / "long.mkv", 150)
     limits = ClipLimits(max_pixels=1_000_000, max_frames=20_000, max_seconds=601.0)
@@ -232,7 +232,7 @@ def test_resident_memory_is_flat_over_ten_minutes_of_a_looped_clip(tmp_path: Pat
     async def main(clip: Clip) -> int:
         frames = 0
         async with Fakes().photo() as photo:
-            work = ClipPipeline(photo, photo.lift, asyncio.to_thread).run(clip, ClipOptions(), call(Class.CLIP, 1700))
+            work = ClipPipeline(photo, photo.lift, asyncio.to_thread).run(clip, ClipOptions(), call(Class.CLIP, 7000))
             async with aclosing(work):
                 async for line in work:
                     frames += isinstance(line, ClipFrame)

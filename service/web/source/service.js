@@ -77,7 +77,9 @@ export function curlCommand(kind, file, options) {
 export function liveSocket() {
   const url = new URL("v1/live/frames", location.href);
   url.protocol = url.protocol.replace("http", "ws");
-  const socket = new WebSocket(url, ["poselift.v1.msgpack"]);
+  // A WebSocket has no headers for the key: it goes along as a second subprotocol, in base64url.
+  const shown = btoa(key).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+  const socket = new WebSocket(url, ["poselift.v1.msgpack", ...(key ? [`poselift.bearer.${shown}`] : [])]);
   socket.binaryType = "arraybuffer";
   return socket;
 }

@@ -86,7 +86,8 @@ class TinyService(FakeService):
         self.asked_for: list[str] = []  # what was to be loaded
 
     async def start(self) -> None:
-        self._scheduler = Scheduler(Device("cpu"), self.metrics, self.settings.queue_rows, 1.0)
+        rows = self.settings.queue_rows
+        self._scheduler = Scheduler(Device("cpu"), self.metrics, rows, 1.0, tracing=self.tracing)
         engines = FakeEngine("person", finder), pose_engine(self.network), FakeEngine("lift", lifter)
         self.person, self.pose, lift = (self._scheduler.add(engine) for engine in engines)
         self.lift = LiftPipeline(lift, FRAMES)

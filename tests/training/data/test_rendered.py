@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,8 @@ def test_what_is_missing_is_named(clips: Path, tmp_path: Path) -> None:
         read_rendered_takes(tmp_path, "plain")
     with pytest.raises(ValueError, match=r"data_2d_none\.npz: `python -m training detect rendered"):
         read_rendered_takes(clips, "none")
-    np.savez(tmp_path / "data_2d_plain.npz", **{"000000/0/0": np.zeros((FRAMES, 17, 2), np.float32)})
+    others: dict[str, Any] = {"000000/0/0": np.zeros((FRAMES, 17, 2), np.float32)}
+    np.savez(tmp_path / "data_2d_plain.npz", **others)
     (tmp_path / "000000.json").write_bytes((clips / "000000.json").read_bytes())
     with pytest.raises(ValueError, match="lacks 000000/1/0 and 1 more"):
         read_rendered_takes(tmp_path, "plain")
