@@ -26,7 +26,7 @@ import uvloop
 from numpy.typing import NDArray
 
 LEFT, BROKEN = 0, -1  # instead of a status: the caller vanished; the connection ended without an answer
-VANISH_S = 0.3  # within which a caller who vanishes does
+VANISH_S = 0.02  # within which a caller who vanishes does: sooner than most answers come
 PATIENCE_S = 60.0  # for the last answers
 
 

@@ -142,7 +142,7 @@ class Batcher:
             wait.observe(now - waiting.arrived, None if index else ticket.exemplar)  # one row names its request
 
     def adapt_cap(self, failed: Sequence[int], now: float) -> None:
-        """Halves the cap where memory ran out, and regains it later; follows a budget that has grown.
+        """Halves the cap where memory ran out, and regains it later; follows the engine's budget.
 
         Args:
             failed: rows of each run, of those of one batch, for which it did not suffice.
@@ -151,9 +151,10 @@ class Batcher:
         for rows in failed:
             self._metrics.oom_total.inc()
             cap.halve(rows, now)
-        widened = cap.widen(self.engine.budget)
-        if failed or cap.regain(now) or widened:
-            log.warning("batches of %s have %d rows at most, of %d", self.engine.label, cap.rows, cap.budget)
+        changed = cap.follow(self.engine.budget)
+        if failed or cap.regain(now) or changed:
+            level = logging.WARNING if cap.rows < cap.budget else logging.INFO
+            log.log(level, "batches of %s have %d rows at most, of %d", self.engine.label, cap.rows, cap.budget)
             self._metrics.batch_cap_rows.labels(role).set(cap.rows)
 
     def deliver(self, batch: Sequence[Waiting], results: Sequence[Any], seconds: float) -> None:

@@ -49,12 +49,11 @@ class Cap:
         self.budget = self.rows = budget
         self._changed = 0.0
 
-    def widen(self, budget: int) -> bool:
-        """Takes a larger budget; whether it was larger. A cap that memory holds down regains it step by step."""
-        if budget <= self.budget:
+    def follow(self, budget: int) -> bool:
+        """Takes another budget; whether it was another. A cap that memory holds down regains it step by step."""
+        if budget == self.budget:
             return False
-        if self.rows == self.budget:
-            self.rows = budget
+        self.rows = budget if self.rows == self.budget else min(self.rows, budget)
         self.budget = budget
         return True
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from service.errors import EngineFailed, NotFinite
 
 TIMED_RUNS = 2  # of each size
-QUICKER = 0.8  # of the time that is known: less than that is no chance
+QUICKER = 0.9  # of the time that is known: what is less by so much is heard
 
 # n inputs, an array (n, ...) or what the framing makes, to outputs that each have n entries
 Infer = Callable[[Any], list[NDArray[Any]]]
@@ -64,8 +64,8 @@ class Engine:
 
     label: name@version; role: person, pose or lift; runtime: openvino, torch or cuda-graphs; precision: f32 or bf16.
     sizes: the batch sizes that are warmed, rising; no other ever runs.
-    budget: the most inputs that a batch of this engine should hold, for the time that it takes; see `warm`. It grows
-    while the engine serves, where the machine was busy when it was measured.
+    budget: the most inputs that a batch of this engine should hold, for the time that it takes; see `warm`. It follows
+    the times of the runs that serve, for the machine may have been busy when it was measured.
     network: its name in the metrics, where two engines share a role.
     pads: the runtime itself pads a rest up to the next size (a GPU's time hardly grows with it), else it is made up of
     smaller ones (a CPU's does).
@@ -93,7 +93,9 @@ class Engine:
         self.budget = self._most = budget
         self._pads = pads
         self.runtime, self.precision = runtime, precision
-        self.seconds: dict[int, float] = {}  # of one run, by size: as measured while warming, or less
+        self.seconds: dict[int, float] = {}  # of one run, by size: the least that is known
+        self._warmed: dict[int, float] = {}  # the same, while warming
+        self._seen: dict[int, float] = {}  # and of runs that served
         self._longest_s: float | None = None
 
     def warm(self, longest_s: float | None = None) -> None:
@@ -110,21 +112,26 @@ class Engine:
                 self.infer(inputs)
                 times.append(time.perf_counter() - started)
             # The least: a busy neighbour makes a run longer, nothing makes it shorter.
-            self.seconds[size] = min(times[1:])
-        self._longest_s = longest_s
+            self._warmed[size] = min(times[1:])
+        self.seconds, self._seen, self._longest_s = dict(self._warmed), {}, longest_s
         if longest_s is not None:
             self.budget = self._most_within(longest_s)
 
     def _learn(self, size: int, seconds: float) -> None:
-        """Hears how long a run took. One that is far quicker than while warming tells that all sizes are.
-
-        Else an engine that was warmed on a busy machine would keep its small batches for ever.
-        """
-        if self._longest_s is None or seconds > QUICKER * self.seconds[size]:
+        """Hears how long a run took. Who was warmed on a busy machine must not keep small batches for ever."""
+        known = self._seen.get(size)
+        if self._longest_s is None or (known is not None and seconds > QUICKER * known):
             return
-        quicker = seconds / self.seconds[size]
-        self.seconds = {each: quicker * known for each, known in self.seconds.items()}
-        self.budget = max(self.budget, self._most_within(self._longest_s))
+        self._seen[size] = seconds
+        self.seconds = {each: self._least(each) for each in self.sizes}
+        self.budget = self._most_within(self._longest_s)
+
+    def _least(self, size: int) -> float:
+        """The least time that is known of a size; of one that has not served yet, what smaller ones in a row take."""
+        if size in self._seen:
+            return min(self._seen[size], self._warmed[size])
+        smaller = [seconds * size / each for each, seconds in self._seen.items() if each < size]
+        return min([self._warmed[size], *smaller])
 
     def _most_within(self, longest_s: float) -> int:
         """The largest warmed size that is as quick as that, or as many of the largest in a row as the budget holds."""

@@ -297,13 +297,16 @@ def test_a_cap_is_halved_by_what_ran_never_under_one() -> None:
     assert cap.rows == 1
 
 
-def test_a_cap_follows_a_budget_that_grows_but_memory_holds_it_down() -> None:
+def test_a_cap_follows_its_budget_and_memory_holds_it_down() -> None:
     cap = Cap(4)
-    assert not cap.widen(4) and not cap.widen(2)
-    assert cap.widen(8) and cap.rows == 8
+    assert not cap.follow(4)
+    assert cap.follow(8) and cap.rows == 8
+    assert cap.follow(2) and cap.rows == 2
+    assert cap.follow(8) and cap.rows == 8
     cap.halve(8, 0.0)
-    assert cap.widen(32) and cap.rows == 4
-    assert cap.regain(REGAIN_S) and cap.rows == 8
+    assert cap.follow(32) and cap.rows == 4
+    assert cap.follow(2) and cap.rows == 2
+    assert cap.follow(32) and cap.rows == 32
 
 
 def test_a_cap_comes_back_step_by_step_and_no_further_than_the_budget() -> None:

@@ -189,18 +189,31 @@ def test_an_engine_that_was_warmed_on_a_busy_machine_gets_its_budget_once_it_run
     engine = engine_of(network)
     engine.warm(0.05)
     assert engine.budget == 1
-    network.seconds = 0.05  # a little quicker may be chance
-    run(engine, rows_of(1))
-    assert engine.budget == 1
     network.seconds = 0.01
     run(engine, rows_of(1))
-    assert engine.budget == 4
-    network.seconds = 0.5  # busy again: a budget does not shrink for that
+    assert engine.budget == 4, "four take no longer than one four times"
+    network.seconds = 0.5  # busy again: that is no news of the network
     run(engine, rows_of(1))
     assert engine.budget == 4
     network.seconds = 0.001
     run(engine, rows_of(*range(5)))
     assert engine.budget == 16, "and never more than it was made with"
+
+
+def test_a_size_that_was_thought_quicker_than_it_is_leaves_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Slow(monkeypatch, 0.02)
+    engine = engine_of(network)
+    engine.warm(0.05)
+    assert engine.budget == 1
+    network.seconds = 0.01  # of one alone: so four should take 0.04
+    run(engine, rows_of(1))
+    assert engine.budget == 4
+    network.seconds = 0.015
+    run(engine, rows_of(*range(4)))
+    assert engine.budget == 1, "0.06 was seen"
+    network.seconds = 0.01
+    run(engine, rows_of(*range(4)))
+    assert engine.budget == 4
 
 
 def test_without_a_time_the_budget_stays(monkeypatch: pytest.MonkeyPatch) -> None:
