@@ -191,7 +191,7 @@ def begin_call(connection: HTTPConnection, klass: Class, default_ms: float | Non
     text = connection.headers.get(name)
     milliseconds: float = settings.deadline_ms if default_ms is None else default_ms
     if text is not None:
-        if not (text.isascii() and text.isdigit() and 1 <= int(text[:12]) <= limit[1]):
+        if not (text.isascii() and text.isdigit() and len(text) <= 12 and 1 <= int(text) <= limit[1]):
             message = f"`{name}` must be a whole number of milliseconds from 1 to {limit[1]}; got {text[:40]!r}"
             raise OutOfRange(message, field=name, limit=limit)
         milliseconds = int(text)

@@ -31,6 +31,7 @@ def bounded_protocol(max_sockets: int, header_timeout_s: float) -> type[HttpTool
             super().__init__(*arguments, **named)
             self._head_bytes = 0
             self._in_head = True
+            self._refused = False
             self._patience: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -48,11 +49,13 @@ def bounded_protocol(max_sockets: int, header_timeout_s: float) -> type[HttpTool
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            if self._refused:
+                return
             if self._in_head:
                 self._head_bytes += len(data)
             super().data_received(data)
             if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self._refuse(431, f"the head of a request may have at most {MAX_HEAD_BYTES} bytes")
+                self._refuse_head()
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
@@ -62,7 +65,19 @@ def bounded_protocol(max_sockets: int, header_timeout_s: float) -> type[HttpTool
         def on_headers_complete(self) -> None:
             self._in_head, self._head_bytes = False, 0
             self._stop_waiting()
+            # What came in one piece with its end has not been counted by then, or with a body behind it.
+            if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
+                self._refuse_head()
+                return
             super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            if not self._refused:
+                super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            if not self._refused:
+                super().on_message_complete()
 
         def _wait(self) -> None:
             self._stop_waiting()
@@ -77,7 +92,11 @@ def bounded_protocol(max_sockets: int, header_timeout_s: float) -> type[HttpTool
             if not self.transport.is_closing():
                 self._refuse(408, f"no head of a request came within {header_timeout_s:g} s")
 
+        def _refuse_head(self) -> None:
+            self._refuse(431, f"the head of a request may have at most {MAX_HEAD_BYTES} bytes")
+
         def _refuse(self, status: int, text: str, headers: bytes = b"") -> None:
+            self._refused = True
             body = text.encode("ascii")
             self.transport.write(
                 STATUS_LINE[status]

@@ -73,6 +73,17 @@ def test_a_head_without_end_is_refused_before_it_fills_the_memory(served: Serve,
         assert heard(connection).startswith(b"HTTP/1.1 431 ")
 
 
+def test_a_head_that_is_too_large_is_refused_though_it_comes_whole(served: Serve) -> None:
+    with served(FakeService()) as here:
+        for surplus in (0, 3 * MAX_HEAD_BYTES):
+            with dial(here) as connection:
+                padding = b"X-Long: " + b"A" * (MAX_HEAD_BYTES + surplus) + b"\r\n"
+                connection.sendall(b"POST /v1/lift HTTP/1.1\r\n" + padding + b"Content-Length: 2\r\n\r\n{}")
+                assert heard(connection).startswith(b"HTTP/1.1 431 ")
+                assert heard(connection) == b""
+        assert httpx.get(f"{here.url}/livez").status_code == 200
+
+
 def test_a_long_body_is_no_head(served: Serve, photo: bytes) -> None:
     with served(FakeService()) as here:
         padded = photo + b"\0" * (3 * MAX_HEAD_BYTES)

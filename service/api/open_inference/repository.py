@@ -78,6 +78,7 @@ def index(service: Service, *, only_ready: bool) -> list[dict[str, str]]:
     ]
     known = {(row["name"], row["version"]) for row in rows}
     leaving = service.models_leaving
+    unnamed = {engine["model"] for engine in service.engines_in_use().values()}  # beside those that answer by name
     for label, _, problem in service.store.survey():
         name, _, version = label.partition("@")
         if (name, version) in known:
@@ -87,6 +88,8 @@ def index(service: Service, *, only_ready: bool) -> list[dict[str, str]]:
             rows.append(_row(name, version, LOADING, "being loaded and warmed"))
         elif label in leaving:
             rows.append(_row(name, version, "UNLOADING", "replaced; requests that began with it are being finished"))
+        elif label in unnamed:
+            rows.append(_row(name, version, "UNAVAILABLE", "in use for long sequences of /v1/lift; no name here"))
         else:
             failed = problem or (f"could not be loaded: {change}" if change else "")
             rows.append(_row(name, version, "UNAVAILABLE", failed or "in the store, not loaded"))
