@@ -108,8 +108,9 @@ class Metrics:
             self.rows_total.labels(network)
             for reason in FAILURE_REASONS:
                 self.failed_rows_total.labels(network, reason)
-        for stage in STAGES:
-            self.stage_duration_seconds.labels(stage)
+        # Looking a series up by its labels costs as much as counting.
+        self._stages = {stage: self.stage_duration_seconds.labels(stage) for stage in STAGES}
+        self._requests: dict[tuple[str, int], Histogram] = {}
         for reason in SHED_REASONS:
             self.shed_total.labels(reason)
         ProcessCollector(registry=registry)  # memory, CPU seconds and open files of this process
@@ -120,7 +121,16 @@ class Metrics:
         Args:
             route: its template, as `/problems/{slug}`; None where no route matched. Never the path that was asked for.
         """
-        self.request_duration_seconds.labels(route or UNMATCHED, str(status)).observe(seconds, exemplar.get())
+        key = route or UNMATCHED, status
+        if (series := self._requests.get(key)) is None:
+            series = self._requests[key] = self.request_duration_seconds.labels(key[0], str(status))
+        series.observe(seconds, exemplar.get())
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        """What a request spent in one stage."""
+        if (series := self._stages.get(stage)) is None:
+            series = self._stages[stage] = self.stage_duration_seconds.labels(stage)
+        series.observe(seconds, exemplar.get())
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The scrape's body and content type: OpenMetrics for an `Accept` that asks for it, else Prometheus text.

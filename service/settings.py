@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
@@ -246,12 +247,7 @@ class Settings(BaseModel):
     @property
     def on_loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host.strip("[]")).is_loopback
-        except ValueError:
-            return False
+        return _on_loopback(self.host)
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         """What repr and str show: everything but the keys."""
@@ -437,3 +433,13 @@ def _quotas(groups: Path, membership: Path) -> list[float]:
                 if quota > 0 and period > 0:
                     found.append(quota / period)
     return found
+
+
+@lru_cache(maxsize=8)  # asked at every request
+def _on_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

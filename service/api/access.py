@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope
 
-from service.errors import DeadlinePassed, Forbidden, NotReady, OutOfRange, Unauthorised
+from service.errors import DeadlinePassed, Forbidden, NotReady, OutOfRange, Unauthorised, Unreadable
 from service.pipelines.call import Call, Class
 
 from .keys import Keyring
@@ -54,7 +54,7 @@ class Doors:
     def __init__(self) -> None:
         self.closing = asyncio.Event()
         self.inside = 0
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running: set[Callable[[type[Exception]], None]] = set()
 
     def admit(self, service: Service) -> None:
         """Raises NotReady unless new work is taken: from the warm models on, and while the drain's delay lasts."""
@@ -72,40 +72,51 @@ class Doors:
             NotReady: the drain's time was up (`give_up`).
         """
         loop = asyncio.get_running_loop()
-        task = loop.create_task(work)
-        task.add_done_callback(_retrieve)
+        task = asyncio.current_task()
+        assert task is not None
+        cause: type[Exception] | None = None
+        over = False
+
+        def end(why: type[Exception]) -> None:
+            nonlocal cause
+            if not over and cause is None:
+                cause = why
+                task.cancel()
+
         left = asyncio.ensure_future(receive())
-        self._running.add(task)
+        left.add_done_callback(lambda _: end(CallerLeft))
+        net = loop.call_at(deadline + NET_S, end, DeadlinePassed)
+        self._running.add(end)
         try:
-            await asyncio.wait(
-                {task, left}, timeout=deadline + NET_S - loop.time(), return_when=asyncio.FIRST_COMPLETED
-            )
-            if task.done():
-                if task.cancelled():
-                    raise NotReady(STOPPED, retry_after_s=1.0)
-                return task.result()
-            if left.done():
-                raise CallerLeft
-            raise DeadlinePassed("the deadline passed before the answer was there", field="Request-Timeout-Ms")
+            return await work
+        except asyncio.CancelledError:
+            if cause is None:
+                raise
+            raise _ended(cause) from None
         finally:
-            self._running.discard(task)
+            over = True
+            if cause is not None:
+                task.uncancel()
+            self._running.discard(end)
+            net.cancel()
             left.cancel()
-            task.cancel()
 
     def give_up(self) -> None:
         """Ends all work that is seen through; each caller gets NotReady."""
-        for task in list(self._running):
-            task.cancel()
+        for end in list(self._running):
+            end(NotReady)
 
 
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Nobody may be left who asks: asyncio would complain of an exception that was never looked at."""
-    if not task.cancelled():
-        task.exception()
+def _ended(cause: type[Exception]) -> Exception:
+    if cause is NotReady:
+        return NotReady(STOPPED, retry_after_s=1.0)
+    if cause is DeadlinePassed:
+        return DeadlinePassed("the deadline passed before the answer was there", field="Request-Timeout-Ms")
+    return CallerLeft()
 
 
 def guard(scope: Scope, settings: Settings, keys: Keyring) -> None:
-    """Raises Forbidden or Unauthorised for who may not come in. Health and metrics are open to all.
+    """Raises Unreadable, Forbidden or Unauthorised for who may not come in. Health and metrics are open to all.
 
     A browser names the page that asks in `Origin`: one that is not ours gets nothing, also where there are no keys, for
     it may be any page that the reader of a service on this machine has open. A foreign `Host` on loopback is the same
@@ -114,7 +125,11 @@ def guard(scope: Scope, settings: Settings, keys: Keyring) -> None:
     if scope["path"] in KEYLESS:
         return
     headers = Headers(scope=scope)
-    host = headers.get("host", "")
+    hosts = headers.getlist("host")
+    # HTTP 1.1 asks for exactly one; of two a gateway may have believed the other.
+    if len(hosts) > 1 or (not hosts and scope.get("http_version", "1.1") != "1.0"):
+        raise Unreadable(f"a request must have one `Host`; {len(hosts)} came", field="Host", limit=1)
+    host = hosts[0] if hosts else ""
     if not _serves(host, settings):
         raise Forbidden(f"the Host {host[:100]!r} is none that is served here", field="Host")
     origin = headers.get("origin")

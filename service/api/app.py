@@ -6,16 +6,17 @@ Only pure ASGI middleware: Starlette's BaseHTTPMiddleware would hide a caller's 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, MutableMapping
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Match, Route, WebSocketRoute
@@ -46,18 +47,19 @@ HEADERS_ALLOWED = ["Authorization", "Content-Type", "X-Request-Id", "Request-Tim
 HEADERS_EXPOSED = ["X-Request-Id", "Server-Timing", "Retry-After", LENGTH_HEADER]
 # A page of ours loads what lies beside it and nothing else; pictures and clips that a reader chose are blobs.
 PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
-    "font-src 'self'; connect-src 'self'; worker-src 'self'; form-action 'self'; base-uri 'none'; "
-    "frame-ancestors 'none'"
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+    b"font-src 'self'; connect-src 'self'; worker-src 'self'; form-action 'self'; base-uri 'none'; "
+    b"frame-ancestors 'none'"
 )
-NO_PAGE_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
+NO_PAGE_POLICY = b"default-src 'none'; frame-ancestors 'none'; sandbox"
 SECURITY_HEADERS = (
-    ("X-Content-Type-Options", "nosniff"),
-    ("X-Frame-Options", "DENY"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("Permissions-Policy", "camera=(self), geolocation=(), microphone=()"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(self), geolocation=(), microphone=()"),
 )
+POLICY = b"content-security-policy"
 # Its files are served from here: no request leaves for elsewhere, and the page works without a network.
 DOCS_PAGE = """<!doctype html>
 <html lang="en">
@@ -73,16 +75,16 @@ DOCS_SCRIPT = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#ui", validatorUrl
 WEB = Path(__file__).parent.parent / "web" / "built"
 
 
-def create_app(service: Service) -> FastAPI:
+def create_app(service: Service) -> App:
     """The application around a service, which may still be starting."""
-    app = FastAPI(title="poselift", version=service.version, docs_url=None, redoc_url=None, openapi_url=None)
+    app = App(title="poselift", version=service.version, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.service, app.state.doors, app.state.keys = service, Doors(), Keyring(service.settings)
     app.state.uploads = UploadMemory(service.settings.max_uploads_mb * MEGABYTE)
     app.add_exception_handler(HTTPException, problems.http_exception)
-    app.add_middleware(Frame, service=service, doors=app.state.doors, keys=app.state.keys)
+    app.front = Frame(app.within, service, app.state.doors, app.state.keys, app.short_ways)
     if service.settings.origins:
-        app.add_middleware(
-            CORSMiddleware,
+        app.front = CORSMiddleware(
+            app.front,
             allow_origins=service.settings.origins,
             allow_methods=["GET", "POST"],
             allow_headers=HEADERS_ALLOWED,
@@ -121,9 +123,39 @@ def create_app(service: Service) -> FastAPI:
     ):
         app.add_api_route(path, page, include_in_schema=False)
     app.router.routes[:] = [Door.of(route) if isinstance(route, APIRoute) else route for route in app.router.routes]
+    app.short_ways |= {route.path: route for route in app.router.routes if isinstance(route, Door) and route.hot}
     app.mount("/docs/assets", StaticFiles(directory=str(swagger_ui_path)))
     app.mount("/page", StaticFiles(directory=WEB))
     return app
+
+
+class App(FastAPI):
+    """FastAPI behind our own front.
+
+    A hot door goes from the front straight to its endpoint: what FastAPI and Starlette do around a call (errors, exit
+    stacks, telemetry, the search for a route) costs as much as reading a body, and the front does what of it is needed.
+    """
+
+    front: ASGIApp
+    short_ways: dict[str, Door]
+
+    def __init__(self, **named: Any) -> None:
+        self.short_ways = {}
+        super().__init__(**named)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self.front(scope, receive, send)
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Starlette's, without its outermost layer, which would answer an error before the front can."""
+        stack = super().build_middleware_stack()
+        assert isinstance(stack, ServerErrorMiddleware)
+        return stack.app
+
+    async def within(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application without its front."""
+        await super().__call__(scope, receive, send)
 
 
 class Door(Route):
@@ -133,6 +165,16 @@ class Door(Route):
     @classmethod
     def of(cls, route: APIRoute) -> Door:
         return cls(route.path, route.endpoint, methods=list(route.methods or ()), include_in_schema=False)
+
+    @property
+    def hot(self) -> bool:
+        """Whether it is a door for poses, which `Frame` goes to without looking through all routes."""
+        return self.methods == {"POST"} and not self.param_convertors
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = self
+        response: Response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, found = super().matches(scope)
@@ -149,8 +191,12 @@ def _constant(body: bytes, media_type: str | None) -> Page:
 class Frame:
     """Around every request: its id, who may come in, the answer to its error, its headers, metrics, and log line."""
 
-    def __init__(self, app: ASGIApp, service: Service, doors: Doors, keys: Keyring) -> None:
+    def __init__(
+        self, app: ASGIApp, service: Service, doors: Doors, keys: Keyring, short_ways: Mapping[str, Door]
+    ) -> None:
+        """short_ways: by path, the doors that need not be looked for."""
         self._app, self._service, self._doors, self._keys = app, service, doors, keys
+        self._short_ways = short_ways
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -184,12 +230,13 @@ class Frame:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._add_headers(message, scope, request_id)
+                self._add_headers(message, scope, request_id, time.perf_counter() - started)
             await send(message)
 
         try:
             guard(scope, self._service.settings, self._keys)
-            await self._app(scope, receive, send_framed)
+            door = self._short_ways.get(scope["path"]) if scope["method"] == "POST" else None
+            await (door.answer if door else self._app)(scope, receive, send_framed)
         except CallerLeft:
             status = CALLER_LEFT_STATUS
         except Exception as error:
@@ -200,24 +247,26 @@ class Frame:
             give_back(scope)
             self._tell(scope, status or CALLER_LEFT_STATUS, time.perf_counter() - started)
 
-    def _add_headers(self, message: Message, scope: Scope, request_id: str) -> None:
-        headers = MutableHeaders(scope=message)
-        headers["X-Request-Id"] = request_id
-        for name, value in SECURITY_HEADERS:
-            headers.setdefault(name, value)
-        page = headers.get("content-type", "").startswith("text/html")
-        headers.setdefault("Content-Security-Policy", PAGE_POLICY if page else NO_PAGE_POLICY)
-        if spent := _spent_ms(scope):
-            headers["Server-Timing"] = ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in spent.items())
+    def _add_headers(self, message: Message, scope: Scope, request_id: str, seconds: float) -> None:
+        headers = [*message["headers"], (b"x-request-id", request_id.encode("ascii"))]
+        there = dict(headers)
+        headers += [header for header in SECURITY_HEADERS if header[0] not in there]
+        if POLICY not in there:
+            page = there.get(b"content-type", b"").startswith(b"text/html")
+            headers.append((POLICY, PAGE_POLICY if page else NO_PAGE_POLICY))
+        spent = {**_spent_ms(scope), "total": 1000 * seconds}
+        timing = ", ".join([f"{stage};dur={ms:.1f}" for stage, ms in spent.items()])
+        headers.append((b"server-timing", timing.encode("ascii")))
         if self._doors.closing.is_set():
-            headers["Connection"] = "close"
+            headers = [header for header in headers if header[0] != b"connection"] + [(b"connection", b"close")]
+        message["headers"] = headers
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None)
         metrics, spent = self._service.metrics, _spent_ms(scope)
         metrics.observe_request(route, status, seconds)
         for stage, ms in spent.items():
-            metrics.stage_duration_seconds.labels(stage).observe(ms / 1000, exemplar.get())
+            metrics.observe_stage(stage, ms / 1000)
         self._service.tracing.tell(scope["method"], route, status, spent)
         trace_id = self._service.tracing.trace_id
         raw: bytes = scope.get("raw_path") or scope["path"].encode()

@@ -143,15 +143,15 @@ def keypoint_values(points: Array) -> Any:
 
 def metre_values(points: Array) -> Any:
     """(..., 3) metres, for JSON."""
-    return _or_null(points.astype(np.float64).round(4))
+    return _or_null(points.round(4))  # of 32 bits: an array of these is written without digits that mean nothing
 
 
-def _or_null(points: NDArray[np.float64]) -> Any:
+def _or_null(points: NDArray[np.floating]) -> Any:
     """The array itself if all its points are known, else lists in which a point that is not is None."""
-    known = np.isfinite(points).all(axis=-1)
-    if known.all():
-        return np.ascontiguousarray(points + 0.0)  # -0.0 reads oddly
-    return _listed(points.tolist(), known.tolist())
+    finite = np.isfinite(points)
+    if finite.all():
+        return np.ascontiguousarray(points + points.dtype.type(0))  # -0.0 reads oddly
+    return _listed(points.astype(np.float64).round(4).tolist(), finite.all(axis=-1).tolist())
 
 
 def _listed(points: list[Any], known: Any) -> list[Any] | None:

@@ -133,8 +133,8 @@ def read_sequences(body: bytes, kind: str, max_frames: int, max_people: int) -> 
 
 def _parse(body: bytes, kind: str) -> dict[str, Any]:
     values: Any
-    if len(body) > _PARSED_AT_ONCE and kind in (*_MSGPACK, *_JSON):
-        values = loads_msgpack(body) if kind in _MSGPACK else loads_json(body)
+    if kind in _JSON or (kind in _MSGPACK and len(body) > _PARSED_AT_ONCE):
+        values = loads_json(body) if kind in _JSON else loads_msgpack(body)
         if values is not None and all(isinstance(name, str) for name in values):
             return dict(values)
     if kind in _MSGPACK:

@@ -43,10 +43,8 @@ class ModelNames(Options):
     pose: str | None = Field(None, description="a model's `name` or `name@version`")
     lift: str | None = Field(None, description="a model's `name` or `name@version`")
 
-    @classmethod
-    def none(cls) -> ModelNames:
-        """The store's defaults."""
-        return cls.model_construct()
+
+NO_MODEL_NAMED = ModelNames.model_validate({})  # the store's defaults
 
 
 class CameraFields(Options):
@@ -69,7 +67,7 @@ class CommonOptions(Options):
     """The options of every door."""
 
     models: ModelNames = Field(
-        default_factory=ModelNames.none, description="an object with person, pose or lift: models by name"
+        default_factory=lambda: NO_MODEL_NAMED, description="an object with person, pose or lift: models by name"
     )
     camera: CameraFields | None = Field(None, description="an object with focal_px or field_of_view: the camera")
     stature: float | None = Field(
@@ -284,7 +282,7 @@ def camera_options(fields: CameraFields | None) -> CameraOptions:
 
 def model_names(fields: ModelNames) -> dict[str, str]:
     """Those that were named, by role."""
-    return fields.model_dump(exclude_none=True)
+    return {} if fields is NO_MODEL_NAMED else fields.model_dump(exclude_none=True)
 
 
 def photo_options(fields: PhotoFields, max_people: int) -> PhotoOptions:

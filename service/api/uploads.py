@@ -176,10 +176,13 @@ async def _read(
 
 async def _read_raw(request: Request, sink: Sink, limit_bytes: int, part: str, wait_until: float) -> None:
     _check_length(request, limit_bytes, part)
-    async for chunk in _chunks(request, wait_until):
+    chunks, more = _Chunks(request, wait_until), True
+    while more:
+        chunk, more = await chunks.next()
         if sink.size + len(chunk) > limit_bytes:
             raise _too_large(part, limit_bytes, "more")
-        await sink.write(chunk)
+        if chunk:
+            await sink.write(chunk)
     if not sink.size:
         raise Unreadable(f"`{part}` is empty: 0 bytes came", field=part, limit=[1, limit_bytes])
 
@@ -190,7 +193,9 @@ async def _read_form(
     _check_length(request, limit_bytes, part, around=2 * MAX_OPTIONS_BYTES)
     try:
         form = _Form(boundary, (part, "options"))
-        async for chunk in _chunks(request, wait_until):
+        chunks, more = _Chunks(request, wait_until), True
+        while more:
+            chunk, more = await chunks.next()
             for name, piece in form.feed(chunk):
                 if name == "options":
                     form.options += piece
@@ -273,25 +278,28 @@ class _Form:
         self.ended = True
 
 
-async def _chunks(request: Request, wait_until: float) -> AsyncIterator[bytes]:
-    """The body's chunks. Raises CallerLeft, and DeadlinePassed for a body that is late or stands still."""
-    loop = asyncio.get_running_loop()
-    began, came = loop.time(), 0
-    while True:
-        now = loop.time()
-        patience = max(0.0, min(STALL_S, wait_until - now, began + STALL_S + came / SLOWEST_BYTES_PER_S - now))
+class _Chunks:
+    """The body's chunks, each with whether more will come."""
+
+    def __init__(self, request: Request, wait_until: float) -> None:
+        self._request, self._until = request, wait_until
+        self._loop = asyncio.get_running_loop()
+        self._began, self._came = self._loop.time(), 0
+
+    async def next(self) -> tuple[bytes, bool]:
+        """Raises CallerLeft, and DeadlinePassed for a body that is late or stands still."""
+        now, slowest = self._loop.time(), self._began + STALL_S + self._came / SLOWEST_BYTES_PER_S
+        patience = max(0.0, min(STALL_S, self._until - now, slowest - now))
         try:
             async with asyncio.timeout(patience):
-                message = await request.receive()
+                message = await self._request.receive()
         except TimeoutError:
             raise DeadlinePassed(f"the body was still incomplete after {patience:.1f} s of waiting for more") from None
         if message["type"] == "http.disconnect":
             raise CallerLeft
-        if chunk := message.get("body", b""):
-            came += len(chunk)
-            yield chunk
-        if not message.get("more_body", False):
-            return
+        chunk: bytes = message.get("body", b"")
+        self._came += len(chunk)
+        return chunk, message.get("more_body", False)
 
 
 def _check_length(request: Request, limit_bytes: int, part: str, around: int = 0) -> None:

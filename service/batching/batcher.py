@@ -61,6 +61,8 @@ class Batcher:
         metrics.queue_limit_rows.labels(network).set(limits.rows)
         metrics.batch_cap_rows.labels(network).set(limits.budget)
         self._queue_rows = metrics.queue_rows.labels(network)
+        self._queue_wait_seconds = metrics.queue_wait_seconds.labels(network)
+        self._rows_total = metrics.rows_total.labels(network)
 
     async def submit(
         self, rows: Sequence[Row], *, caller: str, klass: Class, deadline: float
@@ -135,11 +137,12 @@ class Batcher:
 
     def begin(self, batch: Sequence[Waiting], now: float) -> None:
         """Notes how long each row waited for the device, which takes the batch now."""
-        wait = self._metrics.queue_wait_seconds.labels(self.engine.network)
         for waiting in batch:
             ticket, index = waiting.owner
             ticket.queued_s = max(ticket.queued_s, now - waiting.arrived)
-            wait.observe(now - waiting.arrived, None if index else ticket.exemplar)  # one row names its request
+            self._queue_wait_seconds.observe(
+                now - waiting.arrived, None if index else ticket.exemplar
+            )  # one row names its request
 
     def adapt_cap(self, failed: Sequence[int], now: float) -> None:
         """Halves the cap where memory ran out, and regains it later; follows the engine's budget.
@@ -164,14 +167,13 @@ class Batcher:
         tickets: list[Ticket] = [waiting.owner[0] for waiting in batch]
         self._metrics.batch_duration_seconds.labels(role).observe(seconds, tickets[0].exemplar)
         failed = sum(isinstance(result, BaseException) for result in results)
+        self._rows_total.inc(len(results) - failed)
         self._tracing.batch(role, self.engine.label, rows, failed, (ticket.span for ticket in tickets), seconds)
         rate = rows / max(seconds, 1e-6)
         self.rows_per_s = rate if self.rows_per_s is None else 0.8 * self.rows_per_s + 0.2 * rate
         for waiting, result in zip(batch, results, strict=True):
             if isinstance(result, BaseException):
                 self._metrics.failed_rows_total.labels(role, type(result).__name__).inc()
-            else:
-                self._metrics.rows_total.labels(role).inc()
             ticket, index = waiting.owner
             ticket.settle(index, result)
 
@@ -192,6 +194,8 @@ class Batcher:
 
 def held_bytes(rows: Sequence[Row]) -> list[int]:
     """What each row of a request keeps in memory; what rows share counts with the last, which leaves the queue last."""
+    if len(rows) == 1:
+        return [rows[0].holds.nbytes]
     last = {id(row.holds): index for index, row in enumerate(rows)}
     return [row.holds.nbytes if last[id(row.holds)] == index else 0 for index, row in enumerate(rows)]
 

@@ -337,21 +337,29 @@ def window_channels(points: Array, sizes: Array, given: NDArray[np.bool_]) -> Ar
         or -1 for an unknown joint; x and y around the picture's middle, +-1 on its longer side; 1 if given, else 0.
         Unknown joints are 0 but for the score.
     """
-    places, scores = points[..., :2].astype(np.float32), points[..., 2]
-    known: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(-1))  # (windows, frames, 17)
-    places = np.where(known[..., None], places, 0)
-    count = np.maximum(known.sum(-1, keepdims=True), 1)
-    # Around the hip; where it is unknown, around the middle of what is known in that frame.
-    middle = np.where(known[..., :1], places[..., 0, :], places.sum(-2) / count)[..., None, :]
-    around = np.where(known[..., None], places - middle, 0)
-    extent = np.sqrt((around**2).sum((1, 2, 3)) / np.maximum(known.sum((1, 2)), 1))  # (windows,)
-    longer = sizes.max(-1).astype(np.float32)
+    points, sizes = np.asarray(points, np.float32), np.asarray(sizes, np.float32)
+    channels = np.empty((*points.shape[:-1], LIFTER_CHANNELS), np.float32)
+    places, scores = points[..., :2], points[..., 2]
+    finite = np.isfinite(places)
+    known: NDArray[np.bool_] | None = None if finite.all() else np.asarray(finite.all(-1))  # (windows, frames, 17)
+    if known is None:
+        middle: Array = places[..., :1, :]
+        count: Array | float = float(np.prod(places.shape[1:3]))
+    else:
+        places, scores = np.where(known[..., None], places, 0), np.where(known, scores, -1)
+        # Around the hip; where it is unknown, around the middle of what is known in that frame.
+        mean = places.sum(-2) / np.maximum(known.sum(-1, keepdims=True), 1).astype(np.float32)
+        middle = np.where(known[..., :1], places[..., 0, :], mean)[..., None, :]
+        count = np.maximum(known.sum((1, 2)), 1).astype(np.float32)
+    half = sizes[:, None, None] / 2
+    around, in_picture = places - middle, (places - half) / half.max(-1, keepdims=True)
+    if known is not None:
+        around, in_picture = np.where(known[..., None], around, 0), np.where(known[..., None], in_picture, 0)
+    flat = around.reshape(len(around), -1)
+    extent = np.sqrt(np.einsum("ni,ni->n", flat, flat) / count)
     # A window without extent (one joint known, or none) must not blow up: a pixel is the least that counts.
-    around = around / np.maximum(extent, 1)[:, None, None, None]
-    in_picture = (places - sizes[:, None, None, :] / 2) / (longer[:, None, None, None] / 2)
-    channels = np.empty((*known.shape, LIFTER_CHANNELS), np.float32)
-    channels[..., 0:2] = around
-    channels[..., 2] = np.where(known, scores, -1)
-    channels[..., 3:5] = np.where(known[..., None], in_picture, 0)
+    channels[..., 0:2] = around / np.maximum(extent, 1)[:, None, None, None]
+    channels[..., 2] = scores
+    channels[..., 3:5] = in_picture
     channels[..., 5] = given[:, None, None]
     return channels

@@ -89,17 +89,23 @@ def procrustes(predicted: ArrayLike, true: ArrayLike) -> Floats:
 
 
 def stature(joints3d: ArrayLike) -> float:
-    """Standing height in metres of one person: legs (mean of both), trunk and head, and 8 cm below the ankles.
+    """Standing height in metres of one person: the mean of `statures` over the leading dimensions."""
+    return float(statures(joints3d).mean())
+
+
+def statures(joints3d: ArrayLike) -> Floats:
+    """Standing height in metres that each pose's bones add up to: legs (mean of both), trunk and head, and 8 cm below
+    the ankles.
 
     Args:
-        joints3d: (..., 17, 3) h36m17 in metres, in any pose; bone lengths are averaged over the leading dimensions.
+        joints3d: (..., 17, 3) h36m17 in metres, in any pose.
     """
     joints = np.asarray(joints3d, np.float64)
     if joints.shape[-2:] != (17, 3):
         raise ValueError(f"`joints3d` must end in (17, 3), got {joints.shape}")
     bones = joints[..., _ENDS, :] - joints[..., _BEGINNINGS, :]
-    lengths = np.sqrt(np.einsum("...i,...i->...", bones, bones)).reshape(-1, len(_ENDS)).mean(axis=0)
-    return float(lengths @ _SHARES) + ANKLE_HEIGHT_M
+    heights: Floats = np.sqrt(np.einsum("...i,...i->...", bones, bones)) @ _SHARES + ANKLE_HEIGHT_M
+    return heights
 
 
 def _relative(joints: ArrayLike) -> Floats:

@@ -22,7 +22,7 @@ FILM_DIAGONAL_MM = math.hypot(36.0, 24.0)  # the diagonal is what CIPA's 35 mm e
 LEAST_JOINTS = 3  # two give just as many equations as there are unknowns, and nothing to check a third with
 UNDISTORT_ROUNDS = 30
 UNDISTORT_TOLERANCE_PX = 0.1
-PLACE_ROUNDS = 3  # Gauss-Newton from the linear answer; the third moves the position by well under a millimetre
+PLACE_ROUNDS = 2  # Gauss-Newton from the linear answer; a third moves the position by well under a millimetre
 
 
 @dataclass(frozen=True)
@@ -113,29 +113,53 @@ def undistort(points_px: ArrayLike, camera: Camera) -> Floats:
 
 
 def place(joints3d: ArrayLike, points: ArrayLike, camera: Camera) -> NDArray[np.float32]:
-    """Where the pelvis stands: the translation that re-projects the joints onto the keypoints, by least squares.
-
-    A linear answer in closed form (the error of each ray equation), then PLACE_ROUNDS Gauss-Newton rounds on the error
-    in the picture, each the same closed form. Squared errors are weighted by the keypoint's score.
+    """Where the pelvis stands: the translation that re-projects the joints onto the keypoints; see `stand`.
 
     Args:
         joints3d: (..., joints, 3) metres relative to the pelvis, camera axes.
         points: (..., joints, 3) x, y in pixels and score, of the same joints; unknown ones are NaN.
 
     Returns:
-        (..., 3) float32 metres; NaN with fewer than LEAST_JOINTS known joints of a score over 0, or where a joint in
-        use would not be in front of the camera.
+        (..., 3) float32 metres; NaN where it cannot be told.
     """
     joints, keypoints = np.asarray(joints3d, np.float64), np.asarray(points, np.float64)
-    rays = (undistort(keypoints[..., :2], camera) - camera.center) / camera.focal_px
-    numbers = np.concatenate([rays, keypoints[..., 2:], joints], axis=-1)
-    # Poses last: NumPy adds up rows of many far faster than many rows of 17.
-    each = np.ascontiguousarray(numbers.reshape(-1, *numbers.shape[-2:]).T)  # (6, joints, poses)
-    usable = np.isfinite(each).all(axis=0) & (each[2] > 0)
-    if not usable.all():
-        each = np.where(usable, each, 0)
-    rays, weights, flat, depth = each[:2], each[2], each[3:5], each[5]
+    seen = np.concatenate([rays_of(keypoints[..., :2], camera), keypoints[..., 2:]], axis=-1)
+    places = stand(poses_last(joints.reshape(-1, *joints.shape[-2:])), poses_last(seen.reshape(-1, *seen.shape[-2:])))
+    return places.T.reshape(*joints.shape[:-2], 3).astype(np.float32)
 
+
+def rays_of(points_px: ArrayLike, camera: Camera) -> Floats:
+    """Pixels (..., 2) as x and y of the ray through them where it is a metre away: (..., 2)."""
+    pixels = np.asarray(points_px, np.float64)
+    straight = pixels if camera.distortion is None else undistort(pixels, camera)
+    rays: Floats = (straight - camera.center) / camera.focal_px
+    return rays
+
+
+def poses_last(poses: NDArray[np.floating]) -> Floats:
+    """(poses, joints, numbers) as (numbers, joints, poses): NumPy adds up rows of many far faster than many of 17."""
+    return np.ascontiguousarray(poses.T, np.float64)
+
+
+def stand(joints: Floats, seen: Floats) -> Floats:
+    """Where the pelvis of each pose stands, by least squares of what its joints miss their rays by.
+
+    A linear answer in closed form (the error of each ray equation), then PLACE_ROUNDS Gauss-Newton rounds on the error
+    in the picture, each the same closed form. Squared errors are weighted by the keypoint's score.
+
+    Args:
+        joints: (3, joints, poses) metres relative to the pelvis, camera axes.
+        seen: (3, joints, poses) x and y of each joint's ray, and its score; who is NaN or of score 0 does not count.
+
+    Returns:
+        (3, poses) metres; NaN with fewer than LEAST_JOINTS joints that count, or where one of these would not be in
+        front of the camera.
+    """
+    usable = (seen[2] > 0) & np.isfinite(seen[0] + seen[1] + (joints[0] + joints[1] + joints[2]))
+    whole = bool(usable.all())
+    if not whole:
+        joints, seen = np.where(usable, joints, 0), np.where(usable, seen, 0)
+    rays, weights, flat, depth = seen[:2], seen[2], joints[:2], joints[2]
     with np.errstate(all="ignore"):  # people who cannot be placed run away, and are told at the end
         position = _least_squares(rays, rays * depth - flat, weights)
         linear = position
@@ -145,10 +169,13 @@ def place(joints3d: ArrayLike, points: ArrayLike, camera: Camera) -> NDArray[np.
             position = position + _least_squares(image, (rays - image) * away, weights / (away * away))
         # With joints far off their rays the rounds may leave the minimum that they started beside.
         better = _miss(flat, depth, rays, weights, position) <= _miss(flat, depth, rays, weights, linear)
-        position = np.where(better, position, linear)
-        nearest = np.where(usable, depth, np.inf).min(axis=0, initial=np.inf) + position[2]
-        placed = (usable.sum(axis=0) >= LEAST_JOINTS) & np.isfinite(position).all(axis=0) & (nearest > 0)
-        return np.where(placed, position, np.nan).T.reshape(*numbers.shape[:-2], 3).astype(np.float32)
+        if not better.all():
+            position = np.where(better, position, linear)
+        nearest = (depth if whole else np.where(usable, depth, np.inf)).min(axis=0, initial=np.inf) + position[2]
+        placed = (nearest > 0) & np.isfinite(position[0] + position[1] + position[2])
+        if not whole or len(depth) < LEAST_JOINTS:
+            placed &= usable.sum(axis=0) >= LEAST_JOINTS
+        return position if placed.all() else np.where(placed, position, np.nan)
 
 
 def _least_squares(rays: Floats, sides: Floats, weights: Floats) -> Floats:
@@ -157,14 +184,14 @@ def _least_squares(rays: Floats, sides: Floats, weights: Floats) -> Floats:
     ray, side = (share * rays).sum(axis=1), (share * sides).sum(axis=1)
     rays, sides = rays - ray[:, None], sides - side[:, None]
     weighted = share * rays
-    away = -(weighted * sides).sum(axis=0).sum(axis=0) / (weighted * rays).sum(axis=0).sum(axis=0)
+    away = -(weighted * sides).sum(axis=(0, 1)) / (weighted * rays).sum(axis=(0, 1))
     return np.concatenate([side + ray * away, away[None]])
 
 
 def _miss(flat: Floats, depth: Floats, rays: Floats, weights: Floats, position: Floats) -> Floats:
     """Weighted sum of squared errors in the picture, (poses,)."""
     image = (flat + position[:2, None]) / (depth + position[2])
-    miss: Floats = (weights * (image - rays) ** 2).sum(axis=0).sum(axis=0)
+    miss: Floats = (weights * (image - rays) ** 2).sum(axis=(0, 1))
     return miss
 
 

@@ -185,8 +185,8 @@ def _known(points: ArrayLike, skeleton_name: str) -> tuple[Skeleton, Points]:
 
 def _forget_unknown(points: Points) -> Points:
     """A copy in which a joint with any number missing is (NaN, NaN, 0)."""
-    known = np.isfinite(points).all(axis=-1, keepdims=True)
-    return np.where(known, points, UNKNOWN)
+    finite = np.isfinite(points)
+    return points.copy() if finite.all() else np.where(finite.all(axis=-1, keepdims=True), points, UNKNOWN)
 
 
 def _pick(points: Points, moves: list[tuple[int, int]]) -> Points:

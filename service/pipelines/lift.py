@@ -1,4 +1,4 @@
-"""Sequences of keypoints to 3D joints: conversion, windows, resampling, scale and place.
+"""Sequences of keypoints to 3D joints: conversion, windows, resampling; scale and place are `placing`'s.
 
 Pixels of the picture that the keypoints were found in; metres in the camera's axes, relative to joint 0.
 """
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from service.batching.batcher import Batcher
 from service.engines.framing import WindowRow
-from service.geometry.alignment import stature
-from service.geometry.cameras import Camera, place
+from service.geometry.cameras import Camera
 from service.geometry.skeletons import SKELETONS, mirror_points, to_h36m17
 from service.people import Scale
 
 from .call import Call, CameraOptions, check_models, choose_camera, run_rows
+from .placing import Placed, Placing, Unplaced, place_all
 from .smoothing import smooth
 from .windows import Plan, plan_centres, plan_windows, resample, uniform_times
 
@@ -31,8 +31,6 @@ SLOWEST, FASTEST = 10.0, 60.0  # frames a second that the lifters have learned
 STRIDE = 15  # of windows of 27 frames over a long sequence: within 0.1 mm of a window a frame (docs/clips.md)
 ON_LOOP_FRAMES = 300  # whose arithmetic is done at once: about a millisecond
 CHUNK = 64  # windows queued at once: a long sequence must not fill the queue
-MADE_JOINTS = [7, 9, 10]  # spine, head and head top made from COCO's joints: not where the true ones are
-TRAINED_STATURE = 1.70
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,7 @@ class LiftPipeline:
         """
         self.batcher, self.frames, self.centre, self.long = batcher, frames, centre, long
         self._pool = pool
+        self._placing = Placing()
 
     @property
     def models(self) -> dict[str, str]:
@@ -124,23 +123,25 @@ class LiftPipeline:
                 sequences.append(unmirrored(joints, width) if options.mirrored else joints)
             return sequences
 
-        def after(sequences: list[Array], poses: list[Array]) -> list[Lifted]:
-            lifted = []
-            for sequence, at, joints in zip(sequences, times, poses, strict=True):
-                sized = to_stature(joints, scale.stature)
-                if options.centre:
-                    middle = slice(len(sized) // 2, len(sized) // 2 + 1)
-                    sized, sequence, at = sized[middle], sequence[middle], at[middle]
-                position = position_of(sized, sequence, given, camera)
-                lifted.append(Lifted(sized, position, scale, at, self.models))
-            return lifted
-
         given = options.skeleton == "h36m17"
         scale = Scale(options.stature, "given") if options.stature is not None else Scale()
-        frames = sum(map(len, people))
-        sequences = await self._reckon(frames, before)
+        sequences = await self._reckon(sum(map(len, people)), before)
         poses = await self.poses(sequences, times, options.image_size, given, call)
-        return await self._reckon(frames, after, sequences, poses)
+        bodies = []
+        for joints, points in zip(poses, sequences, strict=True):
+            shown = [len(points) // 2] if options.centre else None
+            bodies.append(Unplaced(joints, points, given, camera, scale.stature, shown))
+        return [
+            Lifted(each.joints, each.position, scale, body.of_shown(at), self.models)
+            for each, body, at in zip(await self.place(bodies), bodies, times, strict=True)
+        ]
+
+    async def place(self, bodies: Sequence[Unplaced]) -> list[Placed]:
+        """Each body at its size and place, together with those of whoever else asks just now."""
+        if sum(len(body.joints) for body in bodies) <= ON_LOOP_FRAMES or self._pool is None:
+            return await self._placing(bodies)
+        placed: list[Placed] = await self._pool(place_all, bodies)
+        return placed
 
     def _wants_long(self, people: Sequence[Array], asked: Mapping[str, str]) -> bool:
         assert self.long is not None
@@ -182,9 +183,10 @@ class LiftPipeline:
         def after(answers: list[Array]) -> list[Array]:
             poses, first = [], 0
             for plan, grid, at in zip(plans, grids, times, strict=True):
-                answered = np.stack(answers[first : first + len(plan.indices)])
+                answered = answers[first : first + len(plan.indices)]
                 first += len(plan.indices)
-                pose = answered[plan.owner, plan.place]
+                whole = len(answered) == 1 and len(plan.owner) == len(answered[0])
+                pose = answered[0] if whole else np.stack(answered)[plan.owner, plan.place]
                 poses.append(pose if grid is None else resample(pose, grid, at))
             return poses
 
@@ -195,44 +197,22 @@ class LiftPipeline:
             chunk = windows[first : first + CHUNK]
             # A lone frame has nothing but its mirror image to be compared with: 1.8 mm better with it.
             rows = [
-                WindowRow(sequence[indices], size, given, len(sequence) == 1 and not self.centre)
+                WindowRow(_window(sequence, indices), size, given, len(sequence) == 1 and not self.centre)
                 for sequence, indices in chunk
             ]
             answers += await run_rows(self.batcher, rows, call)
         return await self._reckon(frames, after, answers)
 
 
+def _window(sequence: Array, indices: NDArray[np.intp]) -> Array:
+    """The frames of a window, which may be the sequence itself."""
+    whole = len(sequence) == len(indices) and indices[0] == 0 and indices[-1] == len(sequence) - 1
+    return sequence if whole else sequence[indices]
+
+
 def sequence_times(count: int, options: LiftOptions) -> NDArray[np.float64]:
     """(count,) seconds of the frames, from 0 where the request gives only a rate."""
     return np.arange(count) / options.fps if options.times is None else options.times
-
-
-def stature_factor(joints: Array, wanted: float) -> float:
-    """What to multiply a sequence (frames, 17, 3) by, so that its person stands `wanted` metres tall.
-
-    The network answers for 1.70 m, but where it is unsure its poses come out small; bone lengths tell by how much.
-    """
-    return height_factor(stature(joints), wanted)
-
-
-def height_factor(answered: float, wanted: float) -> float:
-    """What to multiply by where the network's people stand `answered` metres tall, so that they stand `wanted`."""
-    # A pose collapsed by a lost input must not be blown up: no real answer is off by more than a half.
-    return wanted / min(max(answered, TRAINED_STATURE / 2), TRAINED_STATURE * 2)
-
-
-def to_stature(joints: Array, wanted: float) -> Array:
-    """The sequence (frames, 17, 3) scaled, all of it by one factor, to a person of `wanted` metres."""
-    return joints * np.float32(stature_factor(joints, wanted))
-
-
-def position_of(joints: Array, points: Array, given: bool, camera: Camera) -> Array:
-    """(frames, 3) metres: where joint 0 stands, from the joints that mean the same place in 2D and 3D."""
-    seen = points
-    if not given:
-        seen = points.copy()
-        seen[..., MADE_JOINTS, :] = np.nan, np.nan, 0
-    return place(joints, seen, camera)
 
 
 def unmirrored(points: Array, width: int) -> Array:

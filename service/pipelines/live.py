@@ -17,7 +17,8 @@ from service.geometry.skeletons import to_h36m17
 from service.people import Joints3D, Scale
 
 from .call import Call, CameraOptions, choose_camera
-from .lift import SLOWEST, LiftPipeline, position_of, to_stature
+from .lift import SLOWEST, LiftPipeline
+from .placing import Unplaced
 from .smoothing import OneEuro
 
 Array = NDArray[np.float32]
@@ -142,13 +143,18 @@ class LiveKeypoints:
         poses = await self.lift.poses(sequences, times, self.options.image_size, given, call)
         stature = self.options.stature
         scale = Scale(stature, "given") if stature is not None else Scale()
-        sized = [to_stature(pose, scale.stature) for pose in poses]
+        bodies = [
+            Unplaced(
+                pose, points, given, self.camera, scale.stature, [int(np.abs(past - at).argmin()) for _, at in frames]
+            )
+            for pose, points, past in zip(poses, sequences, times, strict=True)
+        ]
+        placed = await self.lift.place(bodies)
         answers = []
-        for seq, at in frames:
-            people = []
-            for past, points, joints in zip(times, sequences, sized, strict=True):
-                n = int(np.abs(past - at).argmin())
-                position = position_of(joints[n : n + 1], points[n : n + 1], given, self.camera)[0]
-                people.append(Joints3D(joints[n], position if np.isfinite(position).all() else None, scale))
+        for n, (seq, at) in enumerate(frames):
+            people = [
+                Joints3D(each.joints[n], each.position[n] if np.isfinite(each.position[n]).all() else None, scale)
+                for each in placed
+            ]
             answers.append(LivePose(seq, at, people))
         return answers

@@ -21,7 +21,8 @@ from service.media.pictures import Picture
 from service.people import Box, Joints3D, Keypoints, Person, Scale
 
 from .call import Call, CameraOptions, check_models, choose_camera, run_rows
-from .lift import LiftPipeline, position_of, to_stature, unmirrored, unmirrored_camera
+from .lift import LiftPipeline, unmirrored, unmirrored_camera
+from .placing import Unplaced
 from .presence import Presence
 from .second_look import surest, turned_row, turns
 
@@ -162,12 +163,11 @@ class PhotoPipeline:
         scale = Scale(options.stature, "given") if options.stature is not None else Scale()
         frames = [pose[None] for pose in joints]
         poses = await self.lift.poses(frames, [np.zeros(1)] * len(frames), size, False, call)
-        lifted = []
-        for pose, seen in zip(poses, frames, strict=True):
-            sized = to_stature(pose, scale.stature)
-            position = position_of(sized, seen, False, camera)[0]
-            lifted.append(Joints3D(sized[0], position if np.isfinite(position).all() else None, scale))
-        return lifted
+        bodies = [Unplaced(pose, seen, False, camera, scale.stature) for pose, seen in zip(poses, frames, strict=True)]
+        return [
+            Joints3D(each.joints[0], each.position[0] if np.isfinite(each.position[0]).all() else None, scale)
+            for each in await self.lift.place(bodies)
+        ]
 
 
 def _stacked(poses: Sequence[Array]) -> Array:

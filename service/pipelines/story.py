@@ -18,8 +18,9 @@ from service.geometry.cameras import Camera
 from service.geometry.skeletons import SKELETONS, mirror_order, to_h36m17
 from service.people import Box, Joints3D, Keypoints, Person, Scale, Track, World
 
-from .lift import height_factor, position_of, unmirrored
+from .lift import unmirrored
 from .photo import SEEN_SCORE, joint_states
+from .placing import height_factor, position_of
 from .smoothing import smooth, without_spikes
 from .swaps import repair
 from .tracking import KEPT_S, SPEED_S, Fragment, at_border, merges
@@ -294,7 +295,7 @@ class Story:
         telling = self.telling
         if life.factor is None:
             # One scale a track, told by its first block.
-            life.factor = height_factor(stature(pose), telling.scale.stature)
+            life.factor = float(height_factor(stature(pose), telling.scale.stature))
         life.height_sum += stature(pose[rows]) * len(rows)
         life.lifted += len(rows)
         body = pose * np.float32(life.factor)

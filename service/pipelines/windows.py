@@ -53,7 +53,7 @@ def uniform_times(times: NDArray[np.float64], slowest: float, fastest: float) ->
     """
     if len(times) < 2:
         return None
-    steps = np.diff(times)
+    steps = times[1:] - times[:-1]
     least, most = float(steps.min()), float(steps.max())
     # The middle of what hardly differs need not be looked for.
     step = least if most - least <= 1e-6 * most else float(np.median(steps))

@@ -16,6 +16,8 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -44,12 +46,14 @@ def test_idle_connections_outlive_the_idle_time_of_a_proxy_and_streams_are_not_d
 
 def test_no_middleware_stands_between_a_caller_who_leaves_and_the_work() -> None:
     """BaseHTTPMiddleware hides `http.disconnect` from the doors, and queues an answer without bound."""
-    layer: Any = create_app(FakeService().as_service).build_middleware_stack()
+    app = create_app(FakeService(origins=("https://poselift.test",)).as_service)
     layers = []
-    while layer is not None:
-        layers.append(type(layer))
-        layer = getattr(layer, "app", None)
-    assert len(layers) > 2
+    for outermost in (app.front, app.build_middleware_stack()):
+        layer: Any = outermost
+        while layer is not None:
+            layers.append(type(layer))
+            layer = getattr(layer, "app", None)
+    assert {CORSMiddleware, ExceptionMiddleware} <= set(layers)
     assert not any(issubclass(each, BaseHTTPMiddleware) for each in layers)
 
 

@@ -43,7 +43,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
 
     for module, names in (
         (lift, ("read_sequences", "lift_answer")),
-        (lift_pipeline, ("to_h36m17", "smooth", "place", "resample", "to_stature", "plan_windows")),
+        (lift_pipeline, ("to_h36m17", "smooth", "place_all", "resample", "plan_windows")),
         (images, ("read_picture", "encode", "side_by_side")),
         (cv2, ("resize", "warpAffine", "imencode", "imdecode")),
         (framing, ("letterbox", "cut", "window_channels", "suppress")),
@@ -77,9 +77,8 @@ def test_a_long_sequence_is_read_reckoned_and_written_off_the_loop(
         "lift_answer",
         "to_h36m17",
         "smooth",
-        "place",
+        "place_all",
         "resample",
-        "to_stature",
         "plan_windows",
     }
     assert expected <= set(threads)
@@ -99,4 +98,4 @@ def test_a_photo_is_decoded_resized_cut_and_drawn_off_the_loop(
         assert answer.status_code == 200
     assert {"read_picture", "letterbox", "cut", "resize", "warpAffine", "suppress"} <= set(threads)
     for name, names in threads.items():
-        assert "started-service" not in names or name in ("to_h36m17", "place", "to_stature", "plan_windows"), name
+        assert "started-service" not in names or name in ("to_h36m17", "place_all", "plan_windows"), name

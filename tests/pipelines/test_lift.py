@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -24,9 +25,9 @@ from service.pipelines.lift import (
     Lifted,
     LiftOptions,
     LiftPipeline,
-    to_stature,
     unmirrored_camera,
 )
+from service.pipelines.placing import height_factor
 from service.pipelines.windows import plan_windows
 
 from .fake import BODY, FRAMES, FakeEngine, call, figure, lifter, running, turned
@@ -90,7 +91,9 @@ def test_a_long_sequence_is_its_windows() -> None:
     plan = plan_windows(100, FRAMES, STRIDE)
     factors = [1 + hips(points)[indices].mean() / 5000 for indices in plan.indices]
     wanted = expected(points, 1.6) * np.array(factors)[plan.owner, None, None]
-    np.testing.assert_allclose(lifted(points, rule=of_window).joints, to_stature(wanted, 1.70), atol=1e-4)
+    np.testing.assert_allclose(
+        lifted(points, rule=of_window).joints, wanted * height_factor(stature(wanted), 1.70), atol=1e-4
+    )
 
 
 def test_several_people_share_batches_and_each_gets_an_own_answer() -> None:
@@ -187,10 +190,10 @@ def test_pose_and_position_grow_with_the_stature() -> None:
 
 
 def test_a_collapsed_pose_is_not_blown_up() -> None:
-    sized = to_stature(np.zeros((3, 17, 3), np.float32), 1.70)
-    np.testing.assert_array_equal(sized, 0)
-    tiny = to_stature(1e-3 * BODY[None], 1.70)
-    assert np.abs(tiny).max() <= 2 * np.abs(1e-3 * BODY).max()
+    for collapsed in (0 * BODY, 1e-3 * BODY):
+        poses = np.stack([collapsed] * FRAMES)
+        answered = lifted(walk(3), rule=functools.partial(lambda poses, row: poses, poses)).joints
+        assert np.abs(answered).max() <= 2 * np.abs(collapsed).max()
 
 
 def standing_at(position: tuple[float, float, float], options: CameraOptions) -> Array:

@@ -77,6 +77,7 @@ class WindowRecipe:
     noisy: float = 0.6
     hidden: float = 0.15  # share with whole limbs or a half of the body unknown
     tilted: float = 0.05  # share whose world is turned by any angle: lying, hanging, upside down
+    kinds: float = 0.5  # a kind of motion is drawn by its minutes to this power (0: all alike): rare motion is what fails
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,10 @@ class WindowMaker:
         self.device = device or torch.device("cpu")
         self._joints = torch.from_numpy(motion.joints).to(self.device)
         self._starts = torch.from_numpy(motion.starts).to(self.device)
-        # A kind's share is the square root of its minutes: rare motion is what fails.
         lengths = motion.lengths
         kinds, kind_of = np.unique(motion.kinds, return_inverse=True)
         frames = np.bincount(kind_of, lengths, minlength=len(kinds))
-        share = np.sqrt(frames)[kind_of] * lengths / frames[kind_of]
+        share = (frames**recipe.kinds)[kind_of] * lengths / frames[kind_of]
         self._chance = torch.from_numpy(share / share.sum()).to(self.device, torch.float32)
 
     def draw(self, count: int, seed: int) -> Windows:

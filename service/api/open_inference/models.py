@@ -19,8 +19,9 @@ from service.errors import OutOfRange, TooLarge, Unreadable
 from service.media.pictures import Picture, read_picture
 from service.people import Array
 from service.pipelines.call import Call
-from service.pipelines.lift import TRAINED_STATURE, LiftPipeline
+from service.pipelines.lift import LiftPipeline
 from service.pipelines.photo import PhotoPipeline
+from service.pipelines.placing import TRAINED_STATURE
 from service.pipelines.tensors import crop_size, detect_in_crops, find_boxes, lift_tensor
 
 from ..images import photo_answer, picture_limits

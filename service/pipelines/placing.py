@@ -1,0 +1,151 @@
+"""Bodies brought to the stature that is wanted, and to their place, those of many callers at once. Knows no network.
+
+Whose poses come out of one batch wake in one turn of the event loop, and NumPy takes as long to begin with one of them
+as with thirty. Metres in the camera's axes, pixels of the picture.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.geometry.alignment import statures
+from service.geometry.cameras import Camera, place, poses_last, stand, undistort
+from service.people import Array
+
+MADE_JOINTS = [7, 9, 10]  # spine, head and head top made from COCO's joints: not where the true ones are
+TRAINED_STATURE = 1.70
+FRAMES_AT_ONCE = (
+    200  # of many more, the numbers no longer stay in a core's own cache: each then costs three times as much
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Unplaced:
+    """One person's poses as the network answered them.
+
+    joints: (frames, 17, 3) metres relative to joint 0, of some size; points: (frames, 17, 3) what they were lifted
+    from, h36m17 in pixels and score, NaN for unknown; given: whether these came as h36m17, not made from others.
+    stature: metres that the person is to stand; shown: which frames are wanted, all by default.
+    """
+
+    joints: Array
+    points: Array
+    given: bool
+    camera: Camera
+    stature: float
+    shown: Sequence[int] | None = None
+
+    def of_shown(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Of a value for each frame, those of the shown ones."""
+        return values if self.shown is None else values[self.shown]
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Of the shown frames: joints (frames, 17, 3) metres, and position (frames, 3), NaN where it cannot be told."""
+
+    joints: Array
+    position: Array
+
+
+class Placing:
+    """`place_all` for everybody who asks in one turn of the event loop."""
+
+    def __init__(self) -> None:
+        self._asked: list[tuple[Sequence[Unplaced], asyncio.Future[list[Placed]]]] = []
+
+    async def __call__(self, bodies: Sequence[Unplaced]) -> list[Placed]:
+        """One entry a body, in order."""
+        loop = asyncio.get_running_loop()
+        if not self._asked:
+            loop.call_soon(self._answer)
+        answer: asyncio.Future[list[Placed]] = loop.create_future()
+        self._asked.append((bodies, answer))
+        return await answer
+
+    def _answer(self) -> None:
+        asked = [(bodies, answer) for bodies, answer in self._asked if not answer.done()]
+        self._asked = []
+        try:
+            placed = iter(place_all([body for bodies, _ in asked for body in bodies]))
+        except Exception as error:
+            if len(asked) == 1:
+                asked[0][1].set_exception(error)
+                return
+            for one in asked:  # one caller's fault is no other's
+                self._asked = [one]
+                self._answer()
+            return
+        for bodies, answer in asked:
+            answer.set_result([next(placed) for _ in bodies])
+
+
+def place_all(bodies: Sequence[Unplaced]) -> list[Placed]:
+    """Scales each body by one factor to its stature, by its bones in all of its frames, and places its shown frames."""
+    placed: list[Placed] = []
+    some: list[Unplaced] = []
+    for body in bodies:
+        some.append(body)
+        if sum(len(each.joints) for each in some) >= FRAMES_AT_ONCE:
+            placed += _place(some)
+            some = []
+    return placed + (_place(some) if some else [])
+
+
+def _place(bodies: Sequence[Unplaced]) -> list[Placed]:
+    counts = np.array([len(body.joints) for body in bodies])
+    heights = statures(np.concatenate([body.joints for body in bodies]))
+    wanted = np.array([body.stature for body in bodies])
+    factors = height_factor(np.add.reduceat(heights, np.cumsum(counts) - counts) / counts, wanted)
+
+    shown = [body.of_shown(body.joints) for body in bodies]
+    counts = np.array([len(joints) for joints in shown])
+
+    def per_pose(values: Sequence[float] | NDArray[np.floating]) -> NDArray[np.float64]:
+        return np.repeat(np.asarray(values, np.float64), counts)
+
+    joints = np.concatenate(shown) * per_pose(factors).astype(np.float32)[:, None, None]
+    cameras = [body.camera for body in bodies]
+    seen = poses_last(np.concatenate([_undistorted(body) for body in bodies]))
+    for axis in range(2):
+        seen[axis] = (seen[axis] - per_pose([c.center[axis] for c in cameras])) / per_pose(
+            [c.focal_px for c in cameras]
+        )
+    made = per_pose([not body.given for body in bodies]) > 0
+    if made.any():
+        seen[2, MADE_JOINTS] = np.where(made, 0, seen[2, MADE_JOINTS])
+    positions = stand(poses_last(joints), seen).T.astype(np.float32)
+    ends = np.cumsum(counts)
+    return [Placed(joints[end - n : end], positions[end - n : end]) for n, end in zip(counts, ends, strict=True)]
+
+
+def _undistorted(body: Unplaced) -> Array:
+    points = body.of_shown(body.points)
+    if body.camera.distortion is None:
+        return points
+    straight = undistort(points[..., :2], body.camera)
+    return np.concatenate([straight, points[..., 2:]], axis=-1).astype(np.float32)
+
+
+def height_factor(answered: NDArray[np.float64] | float, wanted: NDArray[np.float64] | float) -> Any:
+    """What to multiply by where the network's people stand `answered` metres tall, so that they stand `wanted`.
+
+    The network answers for 1.70 m, but where it is unsure its poses come out small; bone lengths tell by how much.
+    """
+    # A pose collapsed by a lost input must not be blown up: no real answer is off by more than a half.
+    return wanted / np.clip(answered, TRAINED_STATURE / 2, TRAINED_STATURE * 2)
+
+
+def position_of(joints: Array, points: Array, given: bool, camera: Camera) -> Array:
+    """(frames, 3) metres: where joint 0 stands, from the joints that mean the same place in 2D and 3D."""
+    seen = points
+    if not given:
+        seen = points.copy()
+        seen[..., MADE_JOINTS, :] = np.nan, np.nan, 0
+    return place(joints, seen, camera)
