@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from service.assembly import _framing, load_engine
-from service.engines.device import choose_device
+from service.engines.device import Lanes, choose_device
 from service.engines.engine import Engine
+from service.engines.openvino_engine import openvino_available
 from service.engines.torch_framing import from_pixels
 from service.networks import create
 from service.settings import Settings
@@ -35,17 +37,32 @@ def loaded(role: Role, settings: Settings | None = None) -> Engine:
     """The store's default model of a role, warmed."""
     settings = settings or Settings()
     entry = Store(settings.store or embedded_store()).default(role)
-    return load_engine(entry.manifest, entry.load, settings, choose_device(settings.device))
+    device = choose_device(settings.device)
+    return load_engine(entry.manifest, entry.load, settings, device, Lanes(lanes_of(settings)))
 
 
-def raw(engine: Engine, size: int, seconds: float) -> Raw:
-    """Runs batches of so many rows for so long, each in the runs of warmed sizes that the engine makes of it."""
+def lanes_of(settings: Settings) -> int:
+    """Batches that the service runs at once on this machine."""
+    on_cpu = choose_device(settings.device) == "cpu" and openvino_available()
+    return settings.network_lanes if on_cpu else 1
+
+
+def raw(engine: Engine, size: int, seconds: float, lanes: int = 1) -> Raw:
+    """Runs batches of so many rows for so long, on all lanes at once, each in the runs of warmed sizes that the engine
+    makes of it."""
     inputs = np.repeat(engine.framing.example(), size, axis=0)
-    rows, started, spent = 0, time.perf_counter(), time.process_time()
-    while (taken := time.perf_counter() - started) < seconds or not rows:
-        run(engine, inputs)
-        rows += size
-    return Raw(rows / taken, 1000 * (time.process_time() - spent) / rows)
+    started, spent = time.perf_counter(), time.process_time()
+
+    def lane() -> int:
+        rows = 0
+        while time.perf_counter() - started < seconds or not rows:
+            run(engine, inputs)
+            rows += size
+        return rows
+
+    with ThreadPoolExecutor(lanes) as pool:
+        rows = sum(each.result() for each in [pool.submit(lane) for _ in range(lanes)])
+    return Raw(rows / (time.perf_counter() - started), 1000 * (time.process_time() - spent) / rows)
 
 
 def run(engine: Engine, inputs: Any) -> None:

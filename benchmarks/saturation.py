@@ -1,9 +1,9 @@
 """The service against its own engine: how much of the network's rate reaches callers, and what each costs above it.
 
-The lifter, windows of 27 frames, real sockets. Alternating runs: the engine alone in this process, then the service in
-its own under load by wrk; ratios are of neighbours. CPU milliseconds a request above the engine are the service's whole
-CPU time less the engine's own for as many rows. The engine alone runs batches of its budget, as the service does under
-load.
+The lifter, windows of 27 frames, real sockets. Alternating runs: the engine alone in this process, on all of its lanes,
+then the service in its own under load by wrk; ratios are of neighbours. CPU milliseconds a request above the engine are
+the service's whole CPU time less the engine's own for as many rows. The engine alone runs batches of its budget, as the
+service does under load.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import statistics
 from typing import Any
 
 from service.engines.engine import Engine
+from service.settings import Settings
 
 from . import engines
 from .bodies import JSON, windows
@@ -41,7 +42,7 @@ def saturation(served: Served, engine: Engine, seconds: float, pairs: int = 5) -
 
 
 def _pair(served: Served, engine: Engine, url: str, body: bytes, count: int, seconds: float) -> dict[str, float]:
-    raw = engines.raw(engine, engine.budget, seconds)
+    raw = engines.raw(engine, engine.budget, seconds, engines.lanes_of(Settings()))
     before, cpu, loop = served.metrics(), served.cpu_seconds(), served.loop_cpu_seconds()
     heard = closed_loop(url, body, JSON, CALLERS, seconds)
     after, cpu, loop = served.metrics(), served.cpu_seconds() - cpu, served.loop_cpu_seconds() - loop

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -17,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from service.batching.batcher import Batcher
 from service.batching.scheduler import Scheduler
-from service.engines.device import Device, check_torch, choose_device
+from service.engines.device import Device, Lanes, check_torch, choose_device
 from service.engines.engine import Engine, Framing
 from service.engines.framing import FinderFraming, LiftFraming, PoseFraming, PublishedLiftFraming
 from service.engines.openvino_engine import openvino_available, openvino_infer
@@ -45,7 +46,7 @@ State = Literal["starting", "ready", "draining", "failed"]
 
 # What is warmed, and the most of a batch, which `batch_ms` makes less. A CPU's time grows with every row, so few sizes
 # and no padding, and nothing is won by more rows than these; a GPU's hardly grows at first.
-CPU_SIZES = {"person": (1,), "pose": (1, 4), "lift": (1, 4, 8, 16), "lift_long": (1, 4)}
+CPU_SIZES = {"person": (1,), "pose": (1, 4), "lift": (1, 4, 8), "lift_long": (1, 4)}
 CPU_MOST = {"person": 1, "pose": 4, "lift": 32, "lift_long": 8}
 CUDA_SIZES = {
     "person": (1, 2, 4, 8),
@@ -94,8 +95,11 @@ class Service:
             SettingWrong, StoreBroken, Unknown: the service cannot be what the settings ask for.
         """
         try:
-            device = Device(choose_device(self.settings.device))
             settings = self.settings
+            name = choose_device(settings.device)
+            # torch's own threads are steered for the process alone, and a GPU has one queue.
+            side_by_side = name == "cpu" and openvino_available()
+            device = Device(name, Lanes(settings.network_lanes if side_by_side else 1))
             window_s = settings.queue_window_ms / 1000
             self.metrics.device_memory_bytes.set_function(device.memory_bytes)
             scheduler = Scheduler(
@@ -114,7 +118,7 @@ class Service:
                 entry = choose()
                 if entry is None:
                     continue
-                engine = await device.run(load_engine, entry.manifest, entry.load, self.settings, device.name)
+                engine = await device.run(load_engine, entry.manifest, entry.load, settings, device.name, device.lanes)
                 self.entries[slot], self.engines[slot] = entry, engine
                 self._batchers[slot] = scheduler.add(engine)
                 self._tell_model(entry.manifest, engine, device.name)
@@ -216,7 +220,7 @@ class Service:
     async def _loaded_aside(self, entry: Entry) -> Engine:
         """An engine built and warmed. A CPU's own thread goes on serving; what touches another device is in its own."""
         device = self._scheduler.device
-        arguments = entry.manifest, entry.load, self.settings, device.name
+        arguments = entry.manifest, entry.load, self.settings, device.name, device.lanes
         if device.name == "cpu":
             return await asyncio.to_thread(load_engine, *arguments)
         return await device.run(load_engine, *arguments)
@@ -366,8 +370,17 @@ def _find(store: Store, label: str) -> Entry:
     return store.find(label)
 
 
-def load_engine(manifest: Manifest, load: Callable[[], dict[str, Any]], settings: Settings, device: str) -> Engine:
+def load_engine(
+    manifest: Manifest,
+    load: Callable[[], dict[str, Any]],
+    settings: Settings,
+    device: str,
+    lanes: Lanes | None = None,
+) -> Engine:
     """Builds, fills and warms one network; on the device's thread.
+
+    Args:
+        lanes: of the device; by default one.
 
     Raises:
         StoreBroken: names the file and the key that is wrong.
@@ -400,7 +413,7 @@ def load_engine(manifest: Manifest, load: Callable[[], dict[str, Any]], settings
 
         framing, infer, runtime, precision = cuda_infer(module, framing, manifest.input, sizes, device, precision)
     elif openvino_available():
-        runtime, infer = "openvino", openvino_infer(module, framing.example(), sizes, threads, precision)
+        runtime, infer = "openvino", openvino_infer(module, framing.example(), sizes, threads, precision, lanes)
     else:
         runtime, infer = "torch", torch_infer(module, device, precision, threads)
     budget = CPU_MOST[slot] if on_cpu else sizes[-1]
@@ -417,7 +430,9 @@ def load_engine(manifest: Manifest, load: Callable[[], dict[str, Any]], settings
         precision=precision,
         network=slot,
     )
-    engine.warm(settings.batch_ms / 1000)
+    # As it will run when all lanes are taken: what a batch takes then is what its budget is for.
+    with lanes.taken() if lanes else nullcontext():
+        engine.warm(settings.batch_ms / 1000)
     log.info("%s loaded in %.1f s", label, time.perf_counter() - started)
     return engine
 

@@ -62,6 +62,13 @@ class Settings(BaseModel):
     threads: int = Field(
         default=0, ge=0, le=1024, description="threads of the networks on a CPU; 0: the CPUs that this process may use"
     )
+    lanes: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="batches that a CPU runs at once, each on its share of `threads`; 0: one to each two threads, "
+        "and two where there are two or three",
+    )
     decode_threads: int = Field(
         default=0,
         ge=0,
@@ -101,7 +108,7 @@ class Settings(BaseModel):
         default=0.5, gt=0, le=1, description="part of a queue that one caller may fill while others wait; beyond it 429"
     )
     batch_ms: float = Field(
-        default=50,
+        default=75,
         gt=0,
         le=10_000,
         description="milliseconds that a batch may take, as measured while warming: a live row waits for one that runs",
@@ -257,6 +264,12 @@ class Settings(BaseModel):
     def network_threads(self) -> int:
         """Threads of the networks on a CPU, `threads` with 0 resolved."""
         return self.threads or cpu_limit()
+
+    @property
+    def network_lanes(self) -> int:
+        """Batches that run at once on a CPU, `lanes` with 0 resolved."""
+        threads = self.network_threads
+        return min(self.lanes or max(min(threads, 2), threads // 2), threads)
 
     @property
     def decoders(self) -> int:

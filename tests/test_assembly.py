@@ -343,7 +343,7 @@ def loaded_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     threads: list[str] = []
     rules: dict[str, Callable[[Any], Any]] = {"person": finder, "pose": detector, "lift": lifter}
 
-    def load(manifest: Manifest, read: Any, settings: Settings, device: str) -> FakeEngine:
+    def load(manifest: Manifest, read: Any, settings: Settings, device: str, *_: Any) -> FakeEngine:
         threads.append(threading.current_thread().name)
         return FakeEngine(manifest.role, rules[manifest.role], budget=1 if manifest.role == "person" else 32)
 

@@ -35,7 +35,7 @@ def bounded_protocol(max_sockets: int, header_timeout_s: float) -> type[HttpTool
             self._patience: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            super().connection_made(HeadWithBody(transport, self.loop))  # type: ignore[arg-type]  # it does as one
             if len(self.connections) > max_sockets:
                 log.warning("%d connections are open, as many as may be: one more is refused", max_sockets)
                 self._refuse(503, f"all {max_sockets} connections are taken", b"retry-after: 2\r\n")
@@ -108,3 +108,37 @@ def bounded_protocol(max_sockets: int, header_timeout_s: float) -> type[HttpTool
             self.transport.close()
 
     return Bounded
+
+
+class HeadWithBody:
+    """A transport that keeps an answer's head until its body comes, so that both leave as one.
+
+    uvicorn writes them apart: two system calls, and the caller wakes to a head with nothing behind it. Without a body
+    in the same turn of the loop the head leaves alone.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines((head, data))
+        elif data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._loop.call_soon(self._flush)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)

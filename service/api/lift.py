@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from service.pipelines.photo import joint_states
 
 from .access import begin_call
 from .images import metre_values
-from .long_bodies import dumps_blocks, loads_json, loads_msgpack
+from .long_bodies import BLOCK_FRAMES, dumps_blocks, loads_json, loads_msgpack
 from .points import read_points
 from .problems import openapi_responses
 from .schemas import FARTHEST_PX, LiftFields, camera_options, checked, model_names, openapi_schema
@@ -197,22 +198,24 @@ def lift_answer(lifted: list[Lifted], asked: Sequences) -> bytes:
     """The JSON document, long arrays written in blocks."""
     people = []
     for each, points in zip(lifted, asked.people, strict=True):
-        scale = {"stature": round(each.scale.stature, 4), "source": each.scale.source}
-        fields = {
-            b"joints3d": dumps_blocks(each.joints, metre_values),
-            b"position": dumps_blocks(each.position, metre_values),
-            b"scale": orjson.dumps(scale),
+        fields: dict[str, tuple[Array, Callable[[Array], Any]]] = {
+            "joints3d": (each.joints, metre_values),
+            "position": (each.position, metre_values),
         }
         if asked.states:
             shown = points[len(points) // 2][None] if asked.options.centre else points
-            size = asked.options.image_size
-            fields[b"states"] = dumps_blocks(shown, functools.partial(_states, size=size))
-        people.append(b",".join(b'"%s":%s' % field for field in fields.items()))
+            fields["states"] = shown, functools.partial(_states, size=asked.options.image_size)
+        scale = {"stature": round(each.scale.stature, 4), "source": each.scale.source}
+        written: dict[str, Any] = {
+            name: orjson.Fragment(dumps_blocks(array, values)) if len(array) > BLOCK_FRAMES else values(array)
+            for name, (array, values) in fields.items()
+        }
+        people.append(written | {"scale": scale})
     longest = max(lifted, key=lambda each: len(each.times))
-    document = {"times": np.round(longest.times, 6), "models": longest.models}
-    rest = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)[1:]
-    whole = people[0] if asked.one else b'"people":[%s]' % b",".join(b"{%s}" % person for person in people)
-    return b"{%s,%s" % (whole, rest)
+    document = people[0] if asked.one else {"people": people}
+    return orjson.dumps(
+        document | {"times": longest.times.round(6), "models": longest.models}, option=orjson.OPT_SERIALIZE_NUMPY
+    )
 
 
 def _states(frames: Array, size: tuple[int, int]) -> list[list[str]]:

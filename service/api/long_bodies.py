@@ -150,8 +150,10 @@ def _numbers_or_nulls(frames: list[Any]) -> Floats | None:
     if array is None:
         frames, unknown = _without_nulls(frames)
         array = as_numbers(frames)
-    if array is None or array.ndim != 3 or np.count_nonzero(~np.isfinite(array)) != unknown * array.shape[2]:
-        return None  # the last: NaN of the sender's own
+    if array is None or array.ndim != 3 or not array.shape[2]:
+        return None
+    if np.count_nonzero(~np.isfinite(array)) != unknown * array.shape[2]:
+        return None  # NaN of the sender's own
     if unknown:
         array[np.isnan(array[..., 0]), 2:] = 0
     return array

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.engines.device import DeviceLost, OutOfMemory, fault_of, free_memory
+from service.engines.device import Device, DeviceLost, OutOfMemory, fault_of, free_memory
 from service.engines.engine import Engine, Row
 from service.errors import Busy, DeadlinePassed, EngineFailed, NotReady, ServiceError
 from service.metrics import Metrics, exemplar
@@ -50,9 +51,17 @@ class Batcher:
     """The queue of one engine. `changed` hears of every new row; the scheduler takes batches and delivers."""
 
     def __init__(
-        self, engine: Engine, limits: Limits, metrics: Metrics, changed: asyncio.Event, tracing: Tracing = OFF
+        self,
+        engine: Engine,
+        limits: Limits,
+        metrics: Metrics,
+        changed: asyncio.Event,
+        tracing: Tracing = OFF,
+        lanes: int = 1,
     ) -> None:
+        """lanes: how many of its batches may run at once."""
         self.engine = engine
+        self._lanes = lanes
         self.line = Line(limits)
         self.rows_per_s: float | None = None  # measured over the last batches
         self._metrics, self._changed, self._tracing = metrics, changed, tracing
@@ -136,7 +145,7 @@ class Batcher:
         return batch
 
     def begin(self, batch: Sequence[Waiting], now: float) -> None:
-        """Notes how long each row waited for the device, which takes the batch now."""
+        """Notes how long each row waited for the device, which took the batch at `now`."""
         for waiting in batch:
             ticket, index = waiting.owner
             ticket.queued_s = max(ticket.queued_s, now - waiting.arrived)
@@ -169,7 +178,7 @@ class Batcher:
         failed = sum(isinstance(result, BaseException) for result in results)
         self._rows_total.inc(len(results) - failed)
         self._tracing.batch(role, self.engine.label, rows, failed, (ticket.span for ticket in tickets), seconds)
-        rate = rows / max(seconds, 1e-6)
+        rate = self._lanes * rows / max(seconds, 1e-6)
         self.rows_per_s = rate if self.rows_per_s is None else 0.8 * self.rows_per_s + 0.2 * rate
         for waiting, result in zip(batch, results, strict=True):
             if isinstance(result, BaseException):
@@ -206,6 +215,34 @@ class Ran:
 
     answers: list[Any]
     out_of_memory: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Served(Ran):
+    """The same, with those of the batch whom it answers, and the seconds that it took."""
+
+    wanted: Sequence[Waiting] = ()
+    seconds: float = 0.0
+
+
+def run_wanted(device: Device, engine: Engine, waiting: Sequence[Waiting], prepared: Any = None) -> Served:
+    """Runs a batch on the device's thread, but for those who left, or whose time passed, since it was formed.
+
+    Raises:
+        DeviceLost: nothing can be run any more.
+    """
+    started = time.perf_counter()
+    wanted = [each for each in waiting if not each.owner[0].answer.done()]
+    if not wanted:
+        return Served([])
+    if device.lost:  # this batch was handed over before that was known
+        raise DeviceLost(f"{engine.label}: the batch before it lost the device")
+    try:
+        ran = run_batch(engine, [each.row for each in wanted], prepared if len(wanted) == len(waiting) else None)
+    except DeviceLost:
+        device.lost = True
+        raise
+    return Served(ran.answers, ran.out_of_memory, wanted, time.perf_counter() - started)
 
 
 def run_batch(engine: Engine, rows: Sequence[Any], prepared: Any = None) -> Ran:

@@ -1,11 +1,11 @@
-"""Whose batch runs next on a device: one asyncio task a device, over the batchers whose engines share it."""
+"""Whose batch runs next on a device: one asyncio task a lane of it, over the batchers whose engines share it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -15,7 +15,7 @@ from service.errors import EngineFailed
 from service.metrics import Metrics
 from service.tracing import OFF, Tracing
 
-from .batcher import Batcher, run_batch
+from .batcher import Batcher, run_wanted
 from .policy import Limits, Waiting
 
 log = logging.getLogger(__name__)
@@ -24,15 +24,16 @@ RESTART_S = 0.1  # between a fault of the loop and its next beginning
 # A batch is budgeted in tens of milliseconds: one that runs so long never ends.
 STUCK_S = 120.0
 
-Batch = tuple[Batcher, list[Waiting], Prepared | None]
+Batch = tuple[Batcher, list[Waiting]]
 
 
 class Scheduler:
     """Keeps one device busy.
 
     An idle device takes what is queued at once; while it works, arrivals gather. Only a batch that is full already is
-    framed while another runs, and only where it is the most urgent: framing a part of one early would close it to those
-    who are about to come, and a queue that is never empty would be served for ever.
+    framed while others run on all lanes, and then handed to the device, which begins with it when a lane is free: it
+    need not wait for the event loop, which may be busy with other callers. And only where it is the most urgent: taking
+    a part of one early would close it to those who are about to come.
     """
 
     def __init__(
@@ -56,14 +57,14 @@ class Scheduler:
         self._bytes = queue_bytes
         self._changed = asyncio.Event()
         self._framing = ThreadPoolExecutor(1, thread_name_prefix=f"framing-{device.name}")
-        self._task: asyncio.Task[None] | None = None
-        self._ahead: Batch | None = None  # taken out of its line, framed or being framed, not yet running
-        self._running = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._taken: list[Batch] = []  # out of their lines and not answered yet: a lane each, and one ahead
 
     def add(self, engine: Engine) -> Batcher:
         """Gives the engine a queue on this device."""
         limits = Limits(self._rows, self._share, engine.budget, self._bytes)
-        batcher = Batcher(engine, limits, self._metrics, self._changed, self._tracing)
+        lanes = self.device.lanes.count
+        batcher = Batcher(engine, limits, self._metrics, self._changed, self._tracing, lanes)
         self.batchers.append(batcher)
         return batcher
 
@@ -82,7 +83,9 @@ class Scheduler:
         yield from self._retired
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._supervise(), name=f"scheduler-{self.device.name}")
+        for number in range(self.device.lanes.count + 1):
+            name = f"scheduler-{self.device.name}-{number}"
+            self._tasks.append(asyncio.create_task(self._supervise(), name=name))
 
     async def _supervise(self) -> None:
         """The loop below must never end by itself: if a fault of ours ends it, it is logged and begun again."""
@@ -94,99 +97,71 @@ class Scheduler:
                 await asyncio.sleep(RESTART_S)
 
     async def _work(self) -> None:
-        try:
-            while True:
-                await self._serve(*(self._ahead or await self._next()))
-        finally:
-            if self._ahead:
-                batcher, waiting, _ = self._ahead
-                batcher.refuse(waiting)
-                self._ahead = None
-
-    async def _serve(self, batcher: Batcher, waiting: list[Waiting], prepared: Prepared | None) -> None:
-        """Runs one batch, and gets the next ready meanwhile."""
-        self._ahead = None
-        if self._lost:
-            batcher.refuse(waiting)
-            return
-        # While the batch was framed, some of its callers may have left, or their time have passed.
-        wanted = [each for each in waiting if not each.owner[0].answer.done()]
-        if not wanted:
-            return
-        self._running = True
-        running = asyncio.create_task(self._run(batcher, wanted, prepared if wanted == waiting else None))
-        try:
-            await self._prepare_ahead(running)
-            await running
-        except BaseException:  # the end, or a fault of ours; a task that has not begun could not answer by itself
-            running.cancel()
-            batcher.refuse(wanted)
-            raise
-        finally:
-            self._running = False
+        while True:
+            # Kept by nobody here, so that an idle device holds no pictures.
+            await self._serve(await self._next())
 
     async def _next(self) -> Batch:
-        """Waits for the most urgent batch."""
+        """Waits for the most urgent batch; while all lanes are taken, for one that is full."""
         while True:
             if self._window_s and any(b.line.rows for b in self._all()):
                 await asyncio.sleep(self._window_s)  # for those who prefer fuller batches to early answers
-            if batch := self._take():
+            if batch := self._take(full=len(self._taken) >= self.device.lanes.count):
+                self._taken.append(batch)
                 return batch
             self._changed.clear()
             await self._changed.wait()
 
-    def _take(self, *, full: bool = False) -> Batch | None:
+    def _take(self, *, full: bool) -> Batch | None:
         """The most urgent batch; with `full`, only if its queue fills one."""
+
         now = asyncio.get_running_loop().time()
         for batcher in sorted(self._all(), key=lambda each: -each.line.urgency(now)):
             if full and batcher.line.rows < batcher.line.cap.rows:
                 return None
             if batch := batcher.take(now):
-                return batcher, batch, None
+                return batcher, batch
         return None
 
-    async def _prepare_ahead(self, running: asyncio.Task[None]) -> None:
-        """While a batch runs: frames the next as soon as some queue holds a full one."""
-        loop = asyncio.get_running_loop()
-        while not running.done():
-            if batch := self._take(full=True):
-                self._ahead = batch
-                batcher, waiting, _ = batch
-                rows = [each.row for each in waiting]
-                with suppress(Exception):  # what cannot be framed breaks again where it is run, and is halved there
-                    prepared = await loop.run_in_executor(self._framing, batcher.engine.prepare, rows)
-                    self._ahead = batcher, waiting, prepared
-                return
-            self._changed.clear()
-            change = asyncio.create_task(self._changed.wait())
-            try:
-                await asyncio.wait([running, change], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                change.cancel()
-
-    async def _run(self, batcher: Batcher, waiting: list[Waiting], prepared: Prepared | None) -> None:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        batcher.begin(waiting, started)
-        rows = [each.row for each in waiting]
-        results: Sequence[object]
+    async def _serve(self, batch: Batch) -> None:
+        """Runs one batch and answers everyone in it."""
+        batcher, waiting = batch
+        ahead = len(self._taken) > self.device.lanes.count
         try:
+            prepared = await self._framed(batcher, waiting) if ahead else None
             async with asyncio.timeout(STUCK_S):
-                ran = await self.device.run(run_batch, batcher.engine, rows, prepared)
-            results = ran.answers
-            batcher.adapt_cap(ran.out_of_memory, loop.time())
+                served = await self.device.run(run_wanted, self.device, batcher.engine, waiting, prepared)
+            now = asyncio.get_running_loop().time()
+            batcher.adapt_cap(served.out_of_memory, now)
+            if served.wanted:
+                batcher.begin(served.wanted, now - served.seconds)
+                batcher.deliver(served.wanted, served.answers, served.seconds)
         except (DeviceLost, TimeoutError) as error:
-            batcher.refuse(waiting)
             self._lose(str(error) or f"a batch of {batcher.engine.label} had not ended after {STUCK_S:g} s")
-            return
         except Exception as error:
             log.exception("a batch of %s broke", batcher.engine.label)
-            results = [EngineFailed(repr(error)) for _ in rows]
-        batcher.deliver(waiting, results, loop.time() - started)
+            batcher.deliver(waiting, [EngineFailed(repr(error)) for _ in waiting], 0.0)
+        except BaseException:  # the end
+            batcher.refuse(waiting)
+            raise
+        finally:
+            self._taken.remove(batch)
+
+    async def _framed(self, batcher: Batcher, waiting: list[Waiting]) -> Prepared | None:
+        """The batch framed while others run."""
+        rows = [each.row for each in waiting]
+        with suppress(Exception):  # what cannot be framed breaks again where it is run, and is halved there
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._framing, batcher.engine.prepare, rows)
+        return None
 
     def _lose(self, reason: str) -> None:
         """The device is gone: whoever waits or comes is refused, and the service hears of it."""
+        if self._lost:
+            return
         self._lost = True
+        for batcher, waiting in self._taken:
+            batcher.refuse(waiting)
         for batcher in self._all():
             batcher.close()
             batcher.refuse_everybody()
@@ -195,7 +170,7 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether anything runs or waits."""
-        return self._running or self._ahead is not None or any(b.line.rows for b in self._all())
+        return bool(self._taken) or any(b.line.rows for b in self._all())
 
     async def drain(self, grace_s: float) -> None:
         """Lets nobody else in and serves who waits, for at most `grace_s`; the rest is refused."""
@@ -212,10 +187,11 @@ class Scheduler:
         for batcher in self._all():
             batcher.close()
             batcher.refuse_everybody()
-        if self._task:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
             with suppress(asyncio.CancelledError):
-                await self._task
+                await task
         self._framing.shutdown(wait=False, cancel_futures=True)
         if self._lost:
             self.device.close(wait=False)

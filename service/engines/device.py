@@ -1,12 +1,14 @@
-"""A device: one thread of its own, through which everything that touches it goes. Knows no network."""
+"""A device: threads of its own, through which everything that touches it goes; a GPU's is one. Knows no network."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.metadata
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from service.errors import EngineFailed, SettingWrong
@@ -60,15 +62,43 @@ def _torch() -> Any:
     return sys.modules.get("torch")
 
 
-class Device:
-    """name: cpu or cuda:N. One thread; nothing else may run on the device."""
+class Lanes:
+    """How many batches run at once, each on its share of a CPU's cores; whoever is alone may take them all.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"device-{name}")
+    Threads that work on one batch wait for each other, and the event loop, which needs a core now and then, makes all
+    of them wait. Batches that run side by side do not: with the loop busy a quarter of the time, two cores do a fifth
+    more (docs/performance.md).
+    """
+
+    def __init__(self, count: int = 1) -> None:
+        self.count = count
+        self._running, self._lock = 0, threading.Lock()
+
+    @contextmanager
+    def taken(self) -> Iterator[bool]:
+        """One lane, for the time of a run; whether no other was taken then."""
+        with self._lock:
+            self._running += 1
+            alone = self._running == 1
+        try:
+            yield alone
+        finally:
+            with self._lock:
+                self._running -= 1
+
+
+class Device:
+    """name: cpu or cuda:N. As many threads as lanes; nothing else may run on the device.
+
+    lost: whether a batch has found that nothing can be run any more.
+    """
+
+    def __init__(self, name: str, lanes: Lanes | None = None) -> None:
+        self.name, self.lanes, self.lost = name, lanes or Lanes(), False
+        self._thread = ThreadPoolExecutor(self.lanes.count, thread_name_prefix=f"device-{name}")
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
-        """Runs `call` on the device's thread. A cancelled caller goes at once; the call itself runs to its end."""
+        """Runs `call` on a thread of the device. A cancelled caller goes at once; the call itself runs to its end."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
 
     def close(self, *, wait: bool = True) -> None:

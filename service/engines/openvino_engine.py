@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from .device import Lanes
 from .engine import Infer
 
 
@@ -24,38 +25,84 @@ def openvino_available() -> bool:
 
 
 def openvino_infer(
-    module: nn.Module, example: NDArray[Any], sizes: Sequence[int], threads: int, precision: str
+    module: nn.Module,
+    example: NDArray[Any],
+    sizes: Sequence[int],
+    threads: int,
+    precision: str,
+    lanes: Lanes | None = None,
 ) -> Infer:
     """Converts the module and compiles it for each batch size; returns its forward pass over numpy arrays.
 
     Args:
         example: (1, ...) one input.
         sizes: the batch sizes that will be asked for, no other. A shape of its own each: dynamic ones are slower.
-        threads: CPU threads of one run.
+        threads: CPU threads of all lanes together.
         precision: f32 or bf16.
+        lanes: how many runs there may be at once; by default one.
     """
     openvino = _openvino()
     converted = _converted(openvino, module.eval().requires_grad_(False), torch.from_numpy(example))
     core = openvino.Core()
-    hints = {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": precision,
-        # Pinned threads of two compiled models land on the same cores.
-        "ENABLE_CPU_PINNING": False,
-    }
-    requests = {}
-    for size in sizes:
+    lanes = lanes or Lanes()
+
+    def compiled(size: int, streams: int) -> Requests:
         converted.reshape([size, *example.shape[1:]])
-        requests[size] = core.compile_model(converted, "CPU", hints).create_infer_request()
+        hints = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams,
+            "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+            "INFERENCE_PRECISION_HINT": precision,
+            # Pinned threads of two compiled models land on the same cores.
+            "ENABLE_CPU_PINNING": False,
+        }
+        return Requests(core.compile_model(converted, "CPU", hints))
+
+    requests = {size: compiled(size, lanes.count) for size in sizes}
+    alone_one = compiled(1, 1) if lanes.count > 1 and 1 in sizes else None
+    if alone_one is not None:
+        alone_one.run([example])  # no caller meets a first time
 
     def infer(inputs: NDArray[Any]) -> list[NDArray[Any]]:
-        request = requests[len(inputs)]
-        request.infer([np.ascontiguousarray(inputs)], share_inputs=True)
-        return [np.array(output.data) for output in request.output_tensors]
+        with lanes.taken() as alone:
+            if alone and len(inputs) == 1 and alone_one is not None:
+                return alone_one.run([inputs])
+            count = len(inputs)
+            # A lane for each part, where there are parts for all of them.
+            each = max((n for n in sizes if alone and count % n == 0 and count // n >= lanes.count), default=count)
+            return requests[each].run([inputs[first : first + each] for first in range(0, count, each)])
 
     return infer
+
+
+class Requests:
+    """Runs of one compiled network: as many at once as are asked for, each with buffers of its own."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._idle: list[Any] = []  # appending to a list and taking from it need no lock
+
+    def run(self, parts: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs of inputs that are run side by side, joined; copies, which no later run overwrites."""
+        requests = [self._take() for _ in parts]
+        arrays = [np.ascontiguousarray(part) for part in parts]
+        if len(parts) == 1:
+            requests[0].infer(arrays, share_inputs=True)
+        else:
+            for request, array in zip(requests, arrays, strict=True):
+                request.start_async([array], share_inputs=True)
+            for request in requests:
+                request.wait()
+        outputs = [[np.array(output.data) for output in request.output_tensors] for request in requests]
+        # One that failed is not used again: some of it may still run.
+        self._idle += requests
+        return outputs[0] if len(parts) == 1 else [np.concatenate(each) for each in zip(*outputs, strict=True)]
+
+    def _take(self) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._compiled.create_infer_request()
 
 
 def _openvino() -> Any:

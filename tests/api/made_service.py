@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from service import assembly, cli
+from service.engines.device import Lanes
 from service.engines.engine import Engine
 from service.settings import Settings
 from service.store.manifest import Manifest
@@ -37,7 +38,9 @@ def outputs_of(manifest: Manifest, settings: Settings, count: int) -> list[NDArr
     return [np.tile(pose, (count, int(manifest.options["frames"]), 1, 1))]
 
 
-def load_engine(manifest: Manifest, load: Callable[[], Any], settings: Settings, device: str) -> Engine:
+def load_engine(
+    manifest: Manifest, load: Callable[[], Any], settings: Settings, device: str, lanes: Lanes | None = None
+) -> Engine:
     def infer(inputs: NDArray[Any]) -> list[NDArray[Any]]:
         if (FOLDER / "sticky").exists():
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")

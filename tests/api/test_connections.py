@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import httpx
 import pytest
 
 from service.api import uploads
-from service.api.connections import MAX_HEAD_BYTES
+from service.api.connections import MAX_HEAD_BYTES, HeadWithBody
 
 from .conftest import Served, wait_until
 from .fake import FakeService
@@ -133,3 +134,54 @@ def test_bodies_together_have_a_bound_and_what_one_held_is_free_when_it_ends(ser
         holder.close()
         wait_until(lambda: app.uploads.held_bytes == 0)
         assert httpx.post(f"{here.url}/v1/images", content=photo + b"\0" * 100_000).status_code == 200
+
+
+class Wire(asyncio.Transport):
+    """What was written, call by call."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1)})
+        self.written: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
+
+
+def written(*steps: bytes | None) -> list[bytes]:
+    """What leaves when these are written, None being a turn of the loop; then it is closed."""
+    wire = Wire()
+
+    async def main() -> None:
+        transport = HeadWithBody(wire, asyncio.get_running_loop())
+        for step in steps:
+            if step is None:
+                await asyncio.sleep(0)
+            else:
+                transport.write(step)
+        transport.close()
+
+    asyncio.run(main())
+    assert wire.closed
+    return wire.written
+
+
+def test_an_answers_head_and_body_leave_as_one() -> None:
+    assert written(HEAD, b"{}") == [HEAD + b"{}"]
+    assert written(HEAD, b"{", b"}") == [HEAD + b"{", b"}"]
+    assert written(HEAD, b"{}", None, HEAD, b"{}") == 2 * [HEAD + b"{}"]
+
+
+def test_a_head_without_a_body_leaves_with_the_turn_or_the_connection() -> None:
+    assert written(HEAD, None, b"{}") == [HEAD, b"{}"]
+    assert written(HEAD) == [HEAD]
+
+
+def test_what_is_no_head_leaves_at_once() -> None:
+    assert written(b"0\r\n\r\n") == [b"0\r\n\r\n"]

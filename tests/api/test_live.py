@@ -245,7 +245,7 @@ def test_a_reader_that_stops_reading_is_let_go(service: FakeService, monkeypatch
             "path": "/v1/live/keypoints",
             "raw_path": b"/v1/live/keypoints",
             "query_string": b"",
-            "headers": [],
+            "headers": [(b"host", b"localhost")],
             "subprotocols": [],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 80),

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from service.batching.policy import Class
 from service.batching.scheduler import Scheduler
-from service.engines.device import Device
+from service.engines.device import Device, Lanes
 from service.engines.engine import Engine
 from service.metrics import Metrics
 from service.tracing import OFF, Tracing
@@ -100,10 +100,13 @@ def engine_of(network: Network, role: str = "lift", budget: int = 8) -> Engine:
 class Queues:
     """Queues on one device before engines, each over a network of its own."""
 
-    def __init__(self, budgets: dict[str, int], rows: int, share: float, tracing: Tracing = OFF) -> None:
+    def __init__(
+        self, budgets: dict[str, int], rows: int, share: float, tracing: Tracing = OFF, lanes: int = 1
+    ) -> None:
         self.metrics = Metrics(CollectorRegistry())
         self.lost: list[str] = []
-        self.scheduler = Scheduler(Device("cpu"), self.metrics, rows, share, lost=self.lost.append, tracing=tracing)
+        device = Device("cpu", Lanes(lanes))
+        self.scheduler = Scheduler(device, self.metrics, rows, share, lost=self.lost.append, tracing=tracing)
         self.networks = {role: Network() for role in budgets}
         self.batchers = {
             role: self.scheduler.add(engine_of(self.networks[role], role, budget)) for role, budget in budgets.items()
@@ -154,12 +157,13 @@ async def queues(
     rows: int = 64,
     share: float = 0.5,
     tracing: Tracing = OFF,
+    lanes: int = 1,
 ) -> AsyncIterator[tuple[Queues, Network]]:
     """Running queues, `lift` with `budget` where no roles are named, and the first one's network.
 
     A batch that is full is taken out of its line while the device is busy; below the budget, all wait in line.
     """
-    running = Queues(budgets or {"lift": budget}, rows, share, tracing)
+    running = Queues(budgets or {"lift": budget}, rows, share, tracing, lanes)
     running.scheduler.start()
     try:
         yield running, next(iter(running.networks.values()))

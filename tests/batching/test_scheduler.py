@@ -144,7 +144,7 @@ def test_who_left_or_expired_after_the_framing_is_not_computed() -> None:
             await here.occupy()
             leaving, staying = here.ask(1, caller="leaving"), here.ask(2, caller="staying")
             late = here.ask(3, 4, caller="late", seconds=0.1)
-            await until(lambda: bool(here.scheduler._ahead))
+            await until(lambda: len(here.scheduler._taken) == 2)
             leaving.cancel()
             with pytest.raises(DeadlinePassed):
                 await late
@@ -175,11 +175,60 @@ def test_a_framed_batch_with_a_bad_row_fails_only_that() -> None:
             await here.occupy()
             network.poison = {2.0}
             asked = [here.ask(n, caller=str(n)) for n in range(1, 5)]
-            await until(lambda: bool(here.scheduler._ahead))
+            await until(lambda: len(here.scheduler._taken) == 2)
             network.gate.set()
             answers = await asyncio.gather(*asked, return_exceptions=True)
             assert isinstance(answers.pop(1), EngineFailed)
             assert answers == [solo(1), solo(3), solo(4)]
+
+    asyncio.run(story())
+
+
+# ---- Lanes
+
+
+def test_each_lane_runs_a_batch_and_a_free_one_takes_a_lone_caller_at_once() -> None:
+    async def story() -> None:
+        async with queues(budget=4, lanes=2) as (here, network):
+            first = await here.occupy()
+            second = here.ask(1, caller="b")
+            await until(lambda: len(network.runs) == 2)
+            third = here.ask(2, caller="c")
+            await here.queued(1)  # both lanes are taken
+            network.gate.set()
+            assert [await first, await second, await third] == [solo(0), solo(1), solo(2)]
+            assert network.runs == [[0], [1], [2]]
+
+    asyncio.run(story())
+
+
+def test_one_full_batch_is_handed_over_ahead_of_the_lanes_and_the_rest_waits_in_line() -> None:
+    async def story() -> None:
+        async with queues(budget=2, lanes=2) as (here, network):
+            running = [await here.occupy(), here.ask(1, caller="b")]
+            await until(lambda: len(network.runs) == 2)
+            waiting = here.ask(2, 3, 4, 5, 6, caller="c")
+            await here.queued(3)
+            assert len(here.scheduler._taken) == 3
+            network.gate.set()
+            assert await waiting == solo(2, 3, 4, 5, 6)
+            await asyncio.gather(*running)
+            assert sorted(network.computed) == [0, 1, 2, 3, 4, 5, 6]
+
+    asyncio.run(story())
+
+
+def test_a_batch_that_was_handed_over_does_not_run_on_a_device_that_is_lost() -> None:
+    async def story() -> None:
+        async with queues(budget=2) as (here, network):
+            occupier, ahead = await here.occupy(), here.ask(1, 2)
+            await until(lambda: len(here.scheduler._taken) == 2)
+            network.sticky = RuntimeError("CUDA error: device-side assert triggered")
+            network.gate.set()
+            answers = await asyncio.gather(occupier, ahead, return_exceptions=True)
+            assert [type(answer) for answer in answers] == [NotReady] * 2
+            assert network.runs == [[0]]
+            assert len(here.lost) == 1
 
     asyncio.run(story())
 
@@ -293,7 +342,7 @@ def test_closing_answers_everybody() -> None:
         async with queues(budget=4) as (here, network):
             running = await here.occupy()
             framed = here.ask(1, 2, 3, 4)
-            await until(lambda: bool(here.scheduler._ahead))
+            await until(lambda: len(here.scheduler._taken) == 2)
             waiting = here.ask(5, 6, caller="b")
             await here.queued(2)
             closing = asyncio.create_task(here.scheduler.close())
@@ -359,14 +408,15 @@ def test_a_fault_while_a_batch_runs_answers_its_callers(monkeypatch: pytest.Monk
 
     async def story() -> None:
         async with queues() as (here, _):
-            prepare_ahead = here.scheduler._prepare_ahead
+            batcher = here.batchers["lift"]
+            begin = batcher.begin
 
-            async def breaks(running: asyncio.Task[None]) -> None:
-                monkeypatch.setattr(here.scheduler, "_prepare_ahead", prepare_ahead)
+            def breaks(*arguments: Any) -> None:
+                monkeypatch.setattr(batcher, "begin", begin)
                 raise RuntimeError("a fault of ours")
 
-            monkeypatch.setattr(here.scheduler, "_prepare_ahead", breaks)
-            with pytest.raises(NotReady):
+            monkeypatch.setattr(batcher, "begin", breaks)
+            with pytest.raises(EngineFailed):
                 await asyncio.wait_for(here.ask(1), 5)
             assert await here.ask(2) == solo(2)
 

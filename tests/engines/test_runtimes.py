@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from service.engines.device import Lanes
 from service.engines.openvino_engine import openvino_available, openvino_infer
 from service.engines.torch_engine import torch_infer
 from service.engines.torch_framing import FromPixels
@@ -188,3 +191,24 @@ def test_the_conversion_is_silent_and_leaves_the_process_as_it_was() -> None:
 def test_openvino_tells_nobody_that_it_was_used() -> None:
     openvino_infer(small(), pixels(1), (1,), 1, "f32")
     assert sys.modules["openvino_telemetry"] is None
+
+
+@needs_openvino
+@pytest.mark.parametrize("busy", [False, True])
+def test_lanes_answer_what_one_lane_answers(busy: bool) -> None:
+    """Alone a batch is shared out among the lanes; beside another it keeps to one."""
+    lanes = Lanes(2)
+    one, side_by_side = (openvino_infer(small(), pixels(1), (1, 4), 2, "f32", each) for each in (None, lanes))
+    with lanes.taken() if busy else nullcontext():
+        for count in (1, 4):
+            assert_equal(side_by_side(pixels(count)), one(pixels(count)), 1e-6)
+
+
+@needs_openvino
+def test_runs_at_once_do_not_mix_their_answers() -> None:
+    infer = openvino_infer(small(), pixels(1), (1, 2), 2, "f32", Lanes(2))
+    given = [np.random.default_rng(n).integers(0, 256, pixels(2).shape, dtype=np.uint8) for n in range(24)]
+    wanted = [infer(each) for each in given]
+    with ThreadPoolExecutor(3) as pool:
+        for answer, want in zip(pool.map(infer, given), wanted, strict=True):
+            assert_equal(answer, want, 1e-6)
