@@ -281,18 +281,25 @@ class Frame:
         )
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        started = time.perf_counter()
+
+        async def send_framed(message: Message) -> None:
+            if message["type"] == "websocket.http.response.start":  # an upgrade's refusal is an answer like any
+                self._add_headers(message, scope, request_id, time.perf_counter() - started)
+            await send(message)
+
         try:
             guard(scope, self._service.settings, self._keys)
         except errors.Refused as error:
             answer = problem_answer(error, request_id)
             if "websocket.http.response" in scope.get("extensions", {}):
-                await answer(scope, receive, send)  # Starlette sends it as the refusal of the upgrade
+                await answer(scope, receive, send_framed)  # Starlette sends it as the refusal of the upgrade
             else:
                 await send({"type": "websocket.close", "code": live.RULES_BROKEN, "reason": str(error)[:100]})
             self._service.tracing.tell("GET", None, answer.status_code, {})
             return
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_framed)
         finally:
             route = scope["path"] if "endpoint" in scope else None  # the paths of streams hold no parameters
             self._service.tracing.tell("GET", route, 101 if route else 403, {})

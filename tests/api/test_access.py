@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -75,6 +76,31 @@ async def test_on_loopback_its_own_names_are_served(host: str) -> None:
         assert (await client.get("/v1/info", headers={"Host": host})).status_code == 200
 
 
+def status_of(here: Served, head: str) -> int:
+    """Of a request written by hand, since clients of ours never leave out a Host."""
+    with socket.create_connection(("127.0.0.1", here.port), timeout=5) as connection:
+        connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+@pytest.mark.parametrize("hosts", [0, 2])
+def test_a_request_of_http_1_1_names_one_host_unless_it_is_a_probe(served: Serve, hosts: int) -> None:
+    named = "Host: localhost\r\n" * hosts
+    with served(FakeService()) as here:
+        assert status_of(here, f"GET /v1/info HTTP/1.1\r\n{named}") == 400
+        upgrade = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items() if name != "Connection")
+        assert status_of(here, f"GET /v1/live/keypoints HTTP/1.1\r\n{named}{upgrade}Connection: Upgrade, ") == 400
+        for path in (*PROBES, "/v2/health/live"):
+            assert status_of(here, f"GET {path} HTTP/1.1\r\n{named}") == 200
+
+
+def test_a_request_of_http_1_0_may_leave_its_host_out_but_not_name_two(served: Serve) -> None:
+    with served(FakeService()) as here:
+        assert status_of(here, "GET /v1/info HTTP/1.0\r\n") == 200
+        assert status_of(here, "GET /v1/info HTTP/1.0\r\nHost: localhost\r\nHost: localhost\r\n") == 400
+        assert status_of(here, "GET /v1/info HTTP/1.0\r\nHost: evil.test\r\n") == 403
+
+
 async def test_beyond_loopback_any_host_is_served_until_some_are_named() -> None:
     async with client_of(FakeService(host="0.0.0.0", keys=("one",))) as client:
         headers = {"Host": "whatever.test", "Authorization": "Bearer one"}
@@ -116,6 +142,10 @@ def test_a_foreign_page_gets_no_stream(served: Serve, foreign: dict[str, str]) -
     with served(FakeService()) as here:
         refused = httpx.get(f"{here.url}/v1/live/keypoints", headers=UPGRADE | foreign)
     assert refused.status_code == 403 and refused.json()["field"] in foreign
+    # The refusal of an upgrade is an answer like any other.
+    assert refused.headers["x-request-id"] == refused.json()["request_id"]
+    assert refused.headers["server-timing"].startswith("total;dur=")
+    assert refused.headers["x-content-type-options"] == "nosniff"
 
 
 def shown(key: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import httpx
 import pytest
 
+from .conftest import client_of
 from .fake import FakeService
 
 pytestmark = pytest.mark.anyio
@@ -22,6 +24,37 @@ async def test_the_requests_id_is_echoed_or_made(client: httpx.AsyncClient) -> N
 async def test_server_timing_tells_the_stages(client: httpx.AsyncClient, photo: bytes) -> None:
     timing = (await client.post("/v1/images", content=photo)).headers["server-timing"]
     assert "decode;dur=" in timing and "pose;dur=1.5" in timing
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        *[
+            ("GET", path, 200)
+            for path in ("/", "/docs", "/livez", "/metrics", "/v1/info", "/docs/assets/swagger-ui.css")
+        ],
+        ("GET", "/nothing", 404),
+        ("DELETE", "/v1/images", 405),
+        ("POST", "/v1/images", 400),
+        ("POST", "/v1/lift", 400),
+        ("GET", "/v2/models/nobody", 404),
+    ],
+)
+async def test_every_answer_says_how_long_it_took(
+    client: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    started = time.perf_counter()
+    answer = await client.request(method, path, content=b"" if method == "POST" else None)
+    passed_ms = 1000 * (time.perf_counter() - started)
+    assert answer.status_code == status
+    told = dict(stage.split(";dur=") for stage in answer.headers["server-timing"].split(", "))
+    assert 0 <= float(told["total"]) <= passed_ms + 0.1
+
+
+async def test_who_may_not_come_in_is_told_in_how_long_too() -> None:
+    async with client_of(FakeService(keys=("one",))) as client:
+        answer = await client.get("/v1/info")
+    assert answer.status_code == 401 and answer.headers["server-timing"].startswith("total;dur=")
 
 
 async def test_a_scanner_makes_no_series(client: httpx.AsyncClient, service: FakeService) -> None:
