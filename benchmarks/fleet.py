@@ -2,8 +2,9 @@
 
 Least connections, health by /readyz, retries on 503 and on what no replica has answered. A drain must lose nothing that
 was accepted; of a killed replica the gateway sends what was in work to another. The replicas are whole services whose
-devices sleep (benchmarks/sleeping_replica.py), so that three on one machine are as three machines; the simulation
-(benchmarks/simulation.py) is held against them. With --engines, the embedded models compute instead.
+devices sleep (benchmarks/sleeping_replica.py), so that they do not take each other's CPU for what a device does; the
+simulation (benchmarks/simulation.py) is held against them. What a request costs beside its batch they do share: it is
+measured, and so is what each batch took. With --engines, the embedded models compute instead.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -23,12 +25,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import httpx
+import psutil
 
-from .bodies import window_body
-from .simulation import BatchTimes, closed_loop
+from . import wrk
+from .bodies import JSON, window_body, windows
+from .machine import load_average, machine
+from .simulation import BatchTimes, Cores, SampledTimes, closed_loop
 
 REPLICAS = 3
 CALLERS = 24
@@ -61,10 +67,11 @@ backend replicas
 
 @dataclass
 class Replica:
-    """A service of this tree as a process of its own."""
+    """A service of this tree as a process of its own. told: the file of its batches, where its device sleeps."""
 
     process: subprocess.Popen[bytes]
     port: int
+    told: Path | None
 
     @property
     def url(self) -> str:
@@ -80,6 +87,20 @@ class Replica:
         )
         return rows, batches
 
+    def cpu_s(self) -> float:
+        """CPU time so far."""
+        return cpu_s(self.process.pid)
+
+    def batches(self, begin: int = 0) -> list[tuple[int, float]]:
+        """Rows and seconds of each batch from the one of that number on."""
+        lines = self.told.read_text().splitlines()[begin:] if self.told else []
+        return [(int(rows), float(seconds)) for rows, seconds in map(str.split, lines)]
+
+
+def cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
 
 def free_port() -> int:
     with socket.socket() as free:
@@ -91,23 +112,30 @@ def free_port() -> int:
 @contextmanager
 def replica(times: BatchTimes | None) -> Iterator[Replica]:
     """Started, not yet ready; with batch times its device sleeps them."""
-    port = free_port()
-    slept = [] if times is None else [str(1000 * times.fixed_s), str(1000 * times.row_s)]
+    port, told = free_port(), None
+    slept: list[str] = []
+    if times is not None:
+        handle, name = tempfile.mkstemp(prefix="poselift-batches-")
+        os.close(handle)
+        told = Path(name)
+        slept = [str(1000 * times.fixed_s), str(1000 * times.row_s), name]
     command = [sys.executable, "-m", "benchmarks.sleeping_replica" if times else "service", *slept, "serve"]
     command += ["--port", str(port), "--log-level", "warning", "--device", "cpu", "--threads", "1"]
     command += ["--decode-threads", "1", "--drain-delay-s", "2", "--drain-grace-s", "20", "--caller-share", "1"]
     process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
-        yield Replica(process, port)
+        yield Replica(process, port, told)
     finally:
         if process.poll() is None:
             process.kill()
         process.wait()
+        if told:
+            told.unlink()
 
 
 @contextmanager
-def gateway(replicas: list[Replica]) -> Iterator[str]:
-    """haproxy before them: its address."""
+def gateway(replicas: list[Replica]) -> Iterator[tuple[str, int]]:
+    """haproxy before them: its address, and its process."""
     port = free_port()
     servers = "\n".join(f"    server r{n} 127.0.0.1:{one.port}" for n, one in enumerate(replicas))
     with tempfile.NamedTemporaryFile("w", suffix=".cfg") as file:
@@ -115,7 +143,7 @@ def gateway(replicas: list[Replica]) -> Iterator[str]:
         file.flush()
         process = subprocess.Popen(["haproxy", "-db", "-q", "-f", file.name])
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", process.pid
         finally:
             process.terminate()
             process.wait()
@@ -140,7 +168,7 @@ def wait_ready(replicas: list[Replica], within_s: float = 180.0) -> None:
 async def load(
     url: str, seconds: float, events: list[tuple[float, str, Replica]], callers: int = CALLERS
 ) -> dict[str, object]:
-    """A closed loop over the gateway; events: (second, what, which replica) meanwhile."""
+    """A closed loop over the gateway that looks at every answer; events: (second, what, which replica) meanwhile."""
     counts: Counter[str] = Counter()
     times: list[float] = []
     told: list[dict[str, object]] = []
@@ -186,27 +214,76 @@ async def fleet(seconds: float, times: BatchTimes | None) -> dict[str, object]:
     with ExitStack() as stack:
         replicas = [stack.enter_context(replica(times)) for _ in range(REPLICAS)]
         wait_ready(replicas)
-        url = stack.enter_context(gateway(replicas))
+        url, gateway_pid = stack.enter_context(gateway(replicas))
         await asyncio.sleep(1.0)
         await load(url, 2.0, [])  # connections and caches
-        alone = await load(url, 3.0, [], callers=1)
-        before = [one.counted() for one in replicas]
-        figures["undisturbed"] = await load(url, seconds, [])
-        after = [one.counted() for one in replicas]
-        rows = [now[0] - then[0] for now, then in zip(after, before, strict=True)]
-        batches = sum(now[1] - then[1] for now, then in zip(after, before, strict=True))
-        figures["rows_by_replica"] = rows
-        figures["mean_batch_rows"] = round(sum(rows) / max(batches, 1), 2)
-        if times is not None:
-            # What is no device's time is seen by a caller alone: gateway, HTTP and JSON there and back.
-            around_s = max(0.0, float(str(alone["p50_ms"])) / 1000 - times.seconds(1))
-            told = closed_loop(REPLICAS, CALLERS, around_s, times, seconds=60.0)
-            figures["simulated"] = told | {"around_ms": round(1000 * around_s, 2)}
+        figures |= undisturbed(url, seconds, replicas, gateway_pid, times)
         events = [(seconds * 0.25, "drain", replicas[0]), (seconds * 0.6, "kill", replicas[1])]
         figures["one_drained_one_killed"] = await load(url, seconds, events)
         figures["exit_code_of_the_drained"] = replicas[0].process.wait(60)
-    figures["load_average"] = [round(one, 2) for one in os.getloadavg()]
+    figures["machine"] = machine()
     return figures
+
+
+def undisturbed(
+    url: str, seconds: float, replicas: list[Replica], gateway_pid: int, times: BatchTimes | None
+) -> dict[str, object]:
+    """All callers for so long, by wrk; what a request cost, what batches took, and the same simulated."""
+    alone = wrk.closed_loop(f"{url}/v1/lift", windows(1), JSON, 1, 3.0)
+    before = [one.counted() for one in replicas]
+    told = [len(one.batches()) for one in replicas]
+    worked = [one.cpu_s() for one in replicas]
+    rest_s = cpu_s(gateway_pid) + children_s()
+    seen = wrk.closed_loop(f"{url}/v1/lift", windows(1), JSON, CALLERS, seconds)
+    after = [one.counted() for one in replicas]
+    rows = [now[0] - then[0] for now, then in zip(after, before, strict=True)]
+    batches = sum(now[1] - then[1] for now, then in zip(after, before, strict=True))
+    replicas_s = sum(one.cpu_s() - then for one, then in zip(replicas, worked, strict=True))
+    request_s = (replicas_s + cpu_s(gateway_pid) + children_s() - rest_s) / max(seen.requests, 1)
+    figures: dict[str, object] = {
+        "undisturbed": asdict(seen),
+        "rows_by_replica": rows,
+        "mean_batch_rows": round(sum(rows) / max(batches, 1), 2),
+        "cpu_ms_a_request": round(1000 * request_s, 2),
+        "cpu_ms_a_request_in_replicas": round(1000 * replicas_s / max(seen.requests, 1), 2),
+        "load_average_meanwhile": load_average(),
+    }
+    if times is None:
+        return figures
+    took: dict[int, list[float]] = {}
+    for one, first in zip(replicas, told, strict=True):
+        for count, batch_s in one.batches(first):
+            took.setdefault(count, []).append(batch_s)
+    measured, cores = SampledTimes(took), Cores(len(os.sched_getaffinity(0)), request_s)
+    # What a caller alone sees beside its batch and the CPU's work: wake-ups and the gateway's own waiting.
+    around_s = max(0.0, alone.p50_ms / 1000 - times.seconds(1) - request_s)
+    simulated = closed_loop(REPLICAS, CALLERS, around_s, measured, seconds=60.0, cores=cores)
+    figures["batch_ms"] = {
+        count: {"batches": len(each), "given": round(1000 * times.seconds(count), 1), **_spread_ms(each)}
+        for count, each in sorted(took.items())
+    }
+    figures["simulated"] = simulated | {"around_ms": round(1000 * around_s, 2)}
+    figures["simulated_on_nodes_of_their_own"] = closed_loop(REPLICAS, CALLERS, around_s, times, seconds=60.0)
+    figures["measured_over_simulated"] = {
+        "answers_a_second": round(seen.requests_a_second / simulated["answers_a_second"], 2),
+        "p50": round(seen.p50_ms / simulated["p50_ms"], 2),
+        "p99": round(seen.p99_ms / simulated["p99_ms"], 2),
+    }
+    return figures
+
+
+def _spread_ms(seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    return {
+        "p50": round(1000 * ordered[len(ordered) // 2], 1),
+        "p99": round(1000 * ordered[int(0.99 * (len(ordered) - 1))], 1),
+    }
+
+
+def children_s() -> float:
+    """CPU time of the programs that this one has started and that have ended: the callers'."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:

@@ -1,17 +1,18 @@
 """A fleet as events: replicas with the service's own queue rules and measured batch times, and callers. No sockets.
 
 Times are seconds of simulated time. `plan` says how many replicas a load needs; benchmarks/fleet.py holds `closed_loop`
-against real processes.
+against real processes, which share the cores of one machine: `Cores`. Replicas with nodes of their own have none.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import heapq
 import itertools
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -53,6 +54,38 @@ class MeasuredTimes:
         return taken
 
 
+class SampledTimes:
+    """A batch takes what one of its size took when they were measured, drawn by chance; of the nearest size if none."""
+
+    def __init__(self, by_rows: Mapping[int, Sequence[float]]) -> None:
+        self._by_rows = {rows: list(took) for rows, took in by_rows.items() if took}
+        self._chance = random.Random(0)
+        if not self._by_rows:
+            raise ValueError("no batch was measured")
+
+    def seconds(self, rows: int) -> float:
+        nearest = min(self._by_rows, key=lambda size: (abs(size - rows), size))
+        return self._chance.choice(self._by_rows[nearest])
+
+
+class Cores:
+    """Processors that a whole fleet shares: work is done in the order in which it comes, each piece on one core.
+
+    request_s: CPU time of one request outside its batch, in all processes together (caller, gateway, replica); half of
+    it on the way in and half on the way out.
+    """
+
+    def __init__(self, count: int, request_s: float) -> None:
+        self.request_s = request_s
+        self._free_at = [0.0] * count
+
+    def done_at(self, now: float, work_s: float) -> float:
+        """When a piece of work that comes now is done."""
+        began = max(now, heapq.heappop(self._free_at))
+        heapq.heappush(self._free_at, began + work_s)
+        return began + work_s
+
+
 @dataclass
 class _Replica:
     line: Line
@@ -74,13 +107,15 @@ class Fleet:
     Of more than FEW it looks at two by chance, as Envoy's least-request does.
     """
 
-    def __init__(self, replicas: int, times: Times, limits: Limits = ROWS, retries: int = 3) -> None:
+    def __init__(
+        self, replicas: int, times: Times, limits: Limits = ROWS, retries: int = 3, cores: Cores | None = None
+    ) -> None:
         self.now = 0.0
         self.answered: list[float] = []  # how long each answer took
         self.batches: list[int] = []
         self.refused = 0
         self.chance = random.Random(0)
-        self._times, self._retries = times, retries
+        self._times, self._retries, self._cores = times, retries, cores
         self._replicas = [_Replica(Line(limits)) for _ in range(replicas)]
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -94,13 +129,25 @@ class Fleet:
             do()
 
     def ask(self, request: _Request) -> None:
-        """One request of one row. Among equals chance decides."""
+        """One request of one row. Among equals chance decides, and a replica counts what it was sent at once."""
         looked_at = self._replicas if len(self._replicas) <= FEW else self.chance.sample(self._replicas, 2)
         fewest = min(replica.held for replica in looked_at)
         replica = self.chance.choice([one for one in looked_at if one.held == fewest])
+        replica.held += 1
+        self._after_half(lambda: self._arrive(replica, request))
+
+    def _after_half(self, do: Callable[[], None]) -> None:
+        """Does it once a request's CPU time of one way is spent; where nobody shares cores, at once."""
+        if self._cores is None:
+            do()
+        else:
+            self.at(self._cores.done_at(self.now, self._cores.request_s / 2), do)
+
+    def _arrive(self, replica: _Replica, request: _Request) -> None:
         try:
             replica.line.admit(1, str(id(request)))
         except Busy:
+            replica.held -= 1
             request.tries += 1
             if request.tries > self._retries:
                 self.refused += 1
@@ -108,7 +155,6 @@ class Fleet:
             else:
                 self.ask(request)
             return
-        replica.held += 1
         request.replica = replica
         row: Any = request
         replica.line.add(Waiting(row, 1, Class.PHOTO, str(id(request)), float("inf"), self.now, request))
@@ -124,17 +170,26 @@ class Fleet:
 
     def _deliver(self, replica: _Replica, batch: list[Waiting]) -> None:
         for waiting in batch:
-            replica.held -= 1
-            self.answered.append(self.now - waiting.owner.began)
-            waiting.owner.done()
+            self._after_half(functools.partial(self._answer, replica, waiting.owner))
         self._take(replica)
+
+    def _answer(self, replica: _Replica, request: _Request) -> None:
+        replica.held -= 1
+        self.answered.append(self.now - request.began)
+        request.done()
 
 
 def closed_loop(
-    replicas: int, callers: int, think_s: float, times: Times, seconds: float, limits: Limits = ROWS
+    replicas: int,
+    callers: int,
+    think_s: float,
+    times: Times,
+    seconds: float,
+    limits: Limits = ROWS,
+    cores: Cores | None = None,
 ) -> dict[str, float]:
     """So many callers, each of whom asks again `think_s` after its answer: what a load test does."""
-    fleet = Fleet(replicas, times, limits)
+    fleet = Fleet(replicas, times, limits, cores=cores)
 
     def caller() -> None:
         request = _Request(fleet.now)

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.sleeping_replica FIXED_MS ROW_MS serve ...`: the service with devices that sleep, not compute.
+"""`python -m benchmarks.sleeping_replica FIXED_MS ROW_MS BATCHES serve ...`: the service with devices that sleep.
 
 Three replicas on one small machine take each other's CPU, which three nodes do not: so here a batch takes the time that
-it is given, and everything around it (HTTP, queues, drain) is real. Answers are zeros.
+it is given, and everything around it (HTTP, queues, drain) is real. Answers are zeros. What each batch really took goes
+to the file BATCHES, a line each: its rows, and seconds from the queue to its answers.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import runpy
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from service import assembly
+from service.batching.batcher import Batcher
 from service.engines.engine import Engine
 from service.engines.framing import FinderFraming, LiftFraming, PoseFraming
 from service.settings import Settings
@@ -23,7 +26,7 @@ from service.store.manifest import Manifest
 def sleeping_loader(fixed_s: float, row_s: float) -> Any:
     """What takes the place of `assembly.load_engine`."""
 
-    def load(manifest: Manifest, load: Any, settings: Settings, device: str) -> Engine:
+    def load(manifest: Manifest, load: Any, settings: Settings, device: str, lanes: Any = None) -> Engine:
         frames = int(manifest.options.get("frames", 1))
 
         def infer(inputs: Any) -> list[Any]:
@@ -50,7 +53,19 @@ def sleeping_loader(fixed_s: float, row_s: float) -> Any:
     return load
 
 
+def tell_batches(file: Path) -> None:
+    """Has every queue write down what it delivers."""
+    deliver, told = Batcher.deliver, file.open("w", buffering=1)
+
+    def delivered(self: Batcher, waiting: Any, results: Any, seconds: float) -> None:
+        told.write(f"{len(results)} {seconds:.6f}\n")
+        deliver(self, waiting, results, seconds)
+
+    Batcher.deliver = delivered  # type: ignore[method-assign, assignment]
+
+
 if __name__ == "__main__":
     assembly.load_engine = sleeping_loader(float(sys.argv[1]) / 1000, float(sys.argv[2]) / 1000)
-    sys.argv[1:] = sys.argv[3:]
+    tell_batches(Path(sys.argv[3]))
+    sys.argv[1:] = sys.argv[4:]
     runpy.run_module("service", run_name="__main__")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.simulation import BatchTimes, MeasuredTimes, closed_loop, open_loop, plan
+from benchmarks.simulation import BatchTimes, Cores, MeasuredTimes, SampledTimes, closed_loop, open_loop, plan
 from service.batching.policy import Limits
 
 TIMES = BatchTimes(0.04, 0.005)
@@ -51,3 +51,33 @@ def test_measured_times_are_those_of_the_runs_that_a_batch_is_made_of() -> None:
     assert times.seconds(16) == 0.035
     assert times.seconds(7) == pytest.approx(0.010 + 3 * 0.003)
     assert times.seconds(37) == pytest.approx(2 * 0.035 + 0.010 + 0.003)
+
+
+def test_batches_take_what_one_of_their_size_took_and_the_tail_is_theirs() -> None:
+    slow_now_and_then = SampledTimes({1: [0.04] * 98 + [0.4] * 2, 8: [0.08]})
+    assert {slow_now_and_then.seconds(1) for _ in range(1000)} == {0.04, 0.4}
+    assert slow_now_and_then.seconds(7) == slow_now_and_then.seconds(30) == 0.08
+    told = closed_loop(1, 1, 0.0, slow_now_and_then, 60.0)
+    assert told["p50_ms"] == pytest.approx(40) and told["p99_ms"] == pytest.approx(400)
+    with pytest.raises(ValueError, match="no batch"):
+        SampledTimes({3: []})
+
+
+def test_a_shared_core_does_one_piece_of_work_after_the_other() -> None:
+    one, two = Cores(1, 0.0), Cores(2, 0.0)
+    assert [one.done_at(0.0, 0.5), one.done_at(0.1, 0.5), one.done_at(2.0, 0.5)] == [0.5, 1.0, 2.5]
+    assert [two.done_at(0.0, 0.5), two.done_at(0.1, 0.5), two.done_at(0.2, 0.5)] == [0.5, 0.6, 1.0]
+
+
+def test_a_fleet_on_one_core_answers_no_more_than_the_core_can_and_less_soon() -> None:
+    apart = closed_loop(3, 24, 0.0, TIMES, 20.0)
+    together = closed_loop(3, 24, 0.0, TIMES, 20.0, cores=Cores(1, 0.01))
+    roomy = closed_loop(3, 24, 0.0, TIMES, 20.0, cores=Cores(64, 1e-6))
+    assert together["answers_a_second"] <= 100.5 < apart["answers_a_second"]
+    assert together["p99_ms"] > apart["p99_ms"]
+    assert roomy["answers_a_second"] == pytest.approx(apart["answers_a_second"], rel=0.02)
+
+
+def test_a_lone_caller_waits_for_the_cpu_both_ways() -> None:
+    told = closed_loop(1, 1, 0.0, TIMES, 10.0, cores=Cores(1, 0.01))
+    assert told["p50_ms"] == told["p99_ms"] == pytest.approx(55)

@@ -75,26 +75,27 @@ def _json_blocks(body: bytes, begin: int, end: int) -> Iterator[Floats | list[An
             raise RecursionError
 
 
-_NO_MARKS = b"0123456789.-+eE \t\r\n"  # of numbers, and between them: what is left are brackets and commas
-_UNBRACKETED = bytes.maketrans(b"[]", b"  ")
+_NUMBERS = b"0123456789.-+eE"
 
 
 def _even_numbers(frames: bytes) -> Floats | None:
     """`[[[x, y], ...], ...]` as an array, if it holds numbers alone and every frame and joint as many; else None.
 
     A parser makes a list of each joint, for nothing: here the brackets are compared with what they should be, and the
-    numbers parsed as one list, which takes a third of the time.
+    numbers parsed as one list, which takes half the time.
     """
-    marks = frames.translate(None, _NO_MARKS)
+    frames = frames.replace(b", ", b",")  # any other space is left, and makes the marks others
+    marks = frames.translate(None, _NUMBERS)
     frame = marks[1 : marks.find(b"]]") + 2]
     joint = frame[1 : frame.find(b"]") + 1]
     numbers_each = joint.count(b",") + 1
     count, joints = len(marks) // (len(frame) + 1), frame.count(b"[") - 1
     if joint != _listed(b"", numbers_each) or frame != _listed(joint, joints) or marks != _listed(frame, count):
         return None
-    numbers = orjson.loads(b"[%b]" % frames.translate(_UNBRACKETED))
+    # A number that stands outside of its joint keeps a bracket here, and is no list of numbers then.
+    flat = frames[3:-3].replace(b"]],[[", b",").replace(b"],[", b",")
     try:
-        return np.array(numbers, np.float64).reshape(count, joints, numbers_each)
+        return np.array(orjson.loads(b"[%b]" % flat), np.float64).reshape(count, joints, numbers_each)
     except (ValueError, OverflowError):
         return None
 

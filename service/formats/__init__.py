@@ -153,9 +153,7 @@ def read_keypoints(path: Path) -> KeypointFile:
     if path.suffix.lower() in READERS:
         return READERS[path.suffix.lower()](path)
     if path.is_dir() or zipfile.is_zipfile(path):
-        folder = path if path.is_dir() else zipfile.Path(path)
-        members = sorted((each for each in folder.iterdir() if each.name.endswith(".json")), key=lambda each: each.name)
-        contents = [(each.name, _parsed(each.read_bytes(), each.name)) for each in members]
+        contents = [(name, _parsed(body, name)) for name, body in _members(path)]
         wrong = [name for name, content in contents if not _is_openpose(content)]
         if wrong or not contents:
             what = wrong[0] if wrong else "no .json file is there"
@@ -170,6 +168,19 @@ def read_keypoints(path: Path) -> KeypointFile:
         named = any(isinstance(entry.get("image_id"), str) for entry in content)
         return alphapose.read(content) if named else coco.read(content)
     raise UnknownKind(f"`file` {path.name} is JSON, but not of COCO, AlphaPose or OpenPose", field="file")
+
+
+def _members(path: Path) -> list[tuple[str, bytes]]:
+    """The JSON files of a folder or a zip of it, by name."""
+    try:
+        folder = path if path.is_dir() else zipfile.Path(path)
+        found = [each for each in folder.iterdir() if each.name.endswith(".json")]
+        return [(each.name, each.read_bytes()) for each in sorted(found, key=lambda each: each.name)]
+    except Exception as error:  # a stranger's zip: broken, packed in an unknown way, or with a password
+        if path.is_dir():
+            raise
+        why = str(error) or type(error).__name__
+        raise Unreadable(f"`file` {path.name} is no zip that can be read: {why}", field="file") from error
 
 
 def _parsed(body: bytes, name: str) -> Any:

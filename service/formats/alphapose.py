@@ -9,10 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from .coco import listed
-from .detections import Detection, KeypointFile, flat_points, joined
+from .detections import MOST, Detection, KeypointFile, flat_points, id_of, joined
 from .recording import Recording
 
 # Halpe-136 is Halpe-26 with 68 points of the face and 42 of the hands after it.
@@ -33,18 +31,14 @@ def read(content: Any) -> KeypointFile:
         Unreadable: an entry that is not what AlphaPose writes, by its number.
     """
     names = sorted({str(entry.get("image_id")) for entry in content})
-    digits = {name: re.findall(r"\d+", name) for name in names}
-    numbered = all(digits.values())
+    digits = {name: re.findall(r"[0-9]+", name) for name in names}
+    # What 64 bits do not hold is no number of a frame.
+    numbered = all(found and len(found[-1].lstrip("0")) < len(str(MOST)) for found in digits.values())
     frames = {name: int(digits[name][-1]) if numbered else n for n, name in enumerate(names)}
     detections = []
     layout = "coco17"
     for n, entry in enumerate(content):
         points = flat_points(entry.get("keypoints"), LAYOUTS, f"entry {n}")
         layout = LAYOUTS[len(points)]
-        points = points[:26]
-        points[:, 2] = np.minimum(points[:, 2], 1)
-        person = entry.get("idx")
-        detections.append(
-            Detection(frames[str(entry.get("image_id"))], person if isinstance(person, int) else None, points)
-        )
+        detections.append(Detection(frames[str(entry.get("image_id"))], id_of(entry.get("idx")), points[:26]))
     return joined(detections, layout)

@@ -13,7 +13,7 @@ import orjson
 
 from service.people import Array
 
-from .detections import Detection, KeypointFile, flat_points, joined, number_of
+from .detections import Detection, KeypointFile, flat_points, id_of, joined, number_of
 from .recording import Recording
 
 PERSON = 1  # COCO's category
@@ -66,14 +66,20 @@ def read(content: Any) -> KeypointFile:
     entries, size = content, None
     if isinstance(content, dict):
         entries = content.get("annotations", [])
-        sizes = {(image.get("width"), image.get("height")) for image in content.get("images", [])}
-        size = sizes.pop() if len(sizes) == 1 else None
+        size = _one_size(content.get("images"))
     detections = []
     for n, entry in enumerate(entries):
         points = flat_points(entry.get("keypoints"), {17: "coco17"}, f"entry {n}")
-        points[:, 2] = np.minimum(points[:, 2], 1)
         frame = number_of(entry, "image_id", f"entry {n}")
-        person = entry.get("track_id")
-        detections.append(Detection(frame, person if isinstance(person, int) else None, points))
-    whole = size if size and all(isinstance(side, int) for side in size) else None
-    return joined(detections, "coco17", whole)
+        detections.append(Detection(frame, id_of(entry.get("track_id")), points))
+    return joined(detections, "coco17", size)
+
+
+def _one_size(images: Any) -> tuple[int, int] | None:
+    """The width and height of all images, where each tells the same."""
+    images = images if isinstance(images, list) else []
+    told = [(each.get("width"), each.get("height")) if isinstance(each, dict) else (None, None) for each in images]
+    width, height = told[0] if told and told.count(told[0]) == len(told) else (None, None)
+    if type(width) is not int or type(height) is not int or width < 1 or height < 1:
+        return None
+    return width, height

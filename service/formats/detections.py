@@ -17,6 +17,8 @@ from service.geometry.boxes import oks
 from service.geometry.skeletons import SKELETONS, UNKNOWN, to_coco17
 from service.people import Array
 
+FARTHEST_PX = 1e6  # points may lie outside the picture, but not where 32-bit arithmetic ends
+MOST = 2**62  # a frame's number; above it 64 bits end
 SAME_PERSON_OKS = 0.2  # OKS from one frame to the next over which two poses may be one person's
 FORGOTTEN_FRAMES = 15  # a person not seen for so many frames is not looked for again
 
@@ -47,28 +49,43 @@ class KeypointFile:
 
 
 def flat_points(numbers: Any, layouts: Mapping[int, str], where: str) -> Array:
-    """x, y, score, x, y, score, ... as (joints, 3), what has no score or is 0, 0 made unknown.
+    """x, y, score, x, y, score, ... as (joints, 3), what has no score or is 0, 0 made unknown, scores over 1 made 1.
 
     Raises:
-        Unreadable: not numbers, or for a number of joints that `layouts` (joints to skeleton) does not have.
+        Unreadable: not numbers, too far away, or for a number of joints that `layouts` (joints to skeleton) lacks.
     """
     try:
-        points = np.array(numbers, np.float32).reshape(-1, 3)
-    except (TypeError, ValueError) as error:
+        with np.errstate(over="ignore"):
+            points = np.array(numbers, np.float32).reshape(-1, 3)
+    except (TypeError, ValueError, OverflowError) as error:
         raise Unreadable(f"`keypoints` of {where} must be a flat list of x, y, score", field="file") from error
     if len(points) not in layouts:
         wanted = " or ".join(str(3 * count) for count in layouts)
         raise Unreadable(f"`keypoints` of {where} must have {wanted} numbers, got {points.size}", field="file")
+    points[:, 2] = np.minimum(points[:, 2], 1)
     known = np.isfinite(points).all(-1, keepdims=True) & (points[:, 2:] > 0) & points[:, :2].any(-1, keepdims=True)
-    return np.where(known, points, UNKNOWN)
+    return check_near(np.where(known, points, UNKNOWN), where)
+
+
+def check_near(points: Array, where: str) -> Array:
+    """The points (..., 2 or more) as they are; Unreadable where one lies further away than arithmetic bears."""
+    if (np.abs(points[..., :2]) > FARTHEST_PX).any():
+        message = f"`keypoints` of {where} must lie within {FARTHEST_PX:g} pixels"
+        raise Unreadable(message, field="file", limit=[-FARTHEST_PX, FARTHEST_PX])
+    return points
 
 
 def number_of(entry: Mapping[str, Any], field: str, where: str) -> int:
-    """A whole number of an entry; Unreadable where it is none."""
+    """A whole number of an entry, of at most 62 bits; Unreadable where it is none."""
     number = entry.get(field)
-    if not isinstance(number, int) or isinstance(number, bool):
+    if not isinstance(number, int) or isinstance(number, bool) or abs(number) > MOST:
         raise Unreadable(f"`{field}` of {where} must be a whole number, got {number!r}", field="file")
     return number
+
+
+def id_of(value: Any) -> int | None:
+    """A person's id as a file has it; None where it is no whole number."""
+    return value if type(value) is int else None  # not isinstance: true is nobody's id
 
 
 def joined(

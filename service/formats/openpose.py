@@ -17,7 +17,7 @@ from service.geometry.skeletons import BODY25, COCO17
 from service.people import Array
 
 from .coco import flat
-from .detections import Detection, KeypointFile, flat_points, joined
+from .detections import Detection, KeypointFile, flat_points, id_of, joined
 from .recording import Recording
 
 # OpenPose's COCO model, in its order (poseParameters.cpp, POSE_COCO_BODY_PARTS).
@@ -53,7 +53,8 @@ def read(contents: Sequence[tuple[str, Any]]) -> KeypointFile:
     Raises:
         Unreadable: a person that is not what OpenPose writes, by the file's name.
     """
-    found = [re.search(r"(\d+)(?:_keypoints)?\.json$", name) for name, _ in contents]
+    # Of at most 18 digits: what 64 bits do not hold is no number of a frame.
+    found = [re.search(r"(?<![0-9])0*([0-9]{1,18})(?:_keypoints)?\.json$", name) for name, _ in contents]
     numbers = [int(each[1]) for each in found if each]
     if len(numbers) < len(contents):
         numbers = list(range(len(contents)))
@@ -65,8 +66,8 @@ def read(contents: Sequence[tuple[str, Any]]) -> KeypointFile:
             if len(points) == 18:
                 layout, points = "coco17", points[[COCO18.index(joint) for joint in COCO17.joints]]
             given = entry.get("person_id", [-1])
-            person = given[0] if isinstance(given, list) and given else given
-            detections.append(Detection(frame, person if isinstance(person, int) and person >= 0 else None, points))
+            person = id_of(given[0] if isinstance(given, list) and given else given)
+            detections.append(Detection(frame, None if person is None or person < 0 else person, points))
     return joined(detections, layout, frames=numbers)
 
 

@@ -7,7 +7,6 @@ and NaN in npz.
 from __future__ import annotations
 
 import csv
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +19,7 @@ from service.geometry.skeletons import COCO17, H36M17, SKELETONS, UNKNOWN
 from service.people import Array
 
 from .angles import ANGLES, joint_angles
-from .detections import KeypointFile
+from .detections import MOST, KeypointFile, check_near
 from .recording import Floats, Recording
 
 COLUMNS = (
@@ -127,7 +126,10 @@ def read_csv(path: Path) -> KeypointFile:
     """
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         table = csv.DictReader(file)
-        columns = set(table.fieldnames or ())
+        try:
+            columns = set(table.fieldnames or ())
+        except csv.Error as error:
+            raise Unreadable(f"`file` {path.name}, line 1: {error}", field="file") from error
         whole = [s for s in SKELETONS.values() if all(f"{j}_{a}_px" in columns for j in s.joints for a in "xy")]
         if not whole:
             known = ", ".join(SKELETONS)
@@ -135,18 +137,20 @@ def read_csv(path: Path) -> KeypointFile:
             raise UnknownKind(message, field="file", limit=list(SKELETONS))
         skeleton = max(whole, key=lambda each: len(each.joints))
         frames, persons, times, poses = [], [], [], []
-        for n, row in enumerate(table):
-            try:
-                frames.append(int(row["frame"]) if "frame" in columns else n)
-                persons.append(int(row["person"]) if "person" in columns else 0)
+        try:
+            for n, row in enumerate(table):
+                frames.append(_whole(row["frame"]) if "frame" in columns else n)
+                persons.append(_whole(row["person"]) if "person" in columns else 0)
                 times.append(float(row["time_s"]) if "time_s" in columns else np.nan)
                 poses.append(
                     [[_number(row, f"{joint}_{part}", columns) for part in PARTS] for joint in skeleton.joints]
                 )
-            except (TypeError, ValueError) as error:
-                raise Unreadable(f"`file` {path.name}, line {n + 2}: {error}", field="file") from error
-    points = np.array(poses, np.float32).reshape(-1, len(skeleton.joints), 3)
-    return _by_person(skeleton.name, np.array(frames), np.array(persons), points, np.array(times), None)
+        except (TypeError, ValueError, csv.Error) as error:
+            raise Unreadable(f"`file` {path.name}, line {len(poses) + 2}: {error}", field="file") from error
+    with np.errstate(over="ignore"):
+        points = np.array(poses, np.float32).reshape(-1, len(skeleton.joints), 3)
+    numbers = np.array(frames, np.int64), np.array(persons, np.int64)
+    return _by_person(skeleton.name, *numbers, points, np.array(times, np.float64), None)
 
 
 def read_npz(path: Path) -> KeypointFile:
@@ -161,9 +165,13 @@ def read_npz(path: Path) -> KeypointFile:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in READ_ARRAYS}
-        return _read_arrays(arrays)
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise Unreadable(f"`file` {path.name} is not an npz of keypoints: {error}", field="file") from error
+        with np.errstate(over="raise", invalid="raise"):
+            return _read_arrays(arrays)
+    except Unreadable:
+        raise
+    except Exception as error:  # a stranger's file: what reads zips, headers and arrays raises many kinds
+        why = str(error) or type(error).__name__
+        raise Unreadable(f"`file` {path.name} is not an npz of keypoints: {why}", field="file") from error
 
 
 PARTS = "x_px", "y_px", "score"
@@ -179,8 +187,10 @@ def _read_arrays(arrays: Mapping[str, NDArray[Any]]) -> KeypointFile:
     if "person" in arrays:  # rows, as we write them
         clock = dict(zip(arrays["frames"].tolist(), arrays["times"].tolist(), strict=True))
         at = np.array([clock[frame] for frame in arrays["frame"].tolist()])
-        width, height = (int(side) for side in arrays["size"])
-        return _by_person("coco17", arrays["frame"], arrays["person"], given, at, (width, height))
+        if given.shape != (len(at), 17, 3):
+            raise ValueError(f"`keypoints` must be 17 x 3 of each of the {len(at)} rows; got {given.shape}")
+        whole = arrays["frame"].astype(np.int64), arrays["person"].astype(np.int64)
+        return _by_person("coco17", *whole, given, at.astype(np.float64), _size(arrays["size"]))
     given = given[None] if given.ndim == 3 else given
     if given.ndim != 4 or given.shape[3] not in (2, 3) or not given.shape[1]:
         raise ValueError(
@@ -190,18 +200,35 @@ def _read_arrays(arrays: Mapping[str, NDArray[Any]]) -> KeypointFile:
     if skeleton not in SKELETONS or len(SKELETONS[skeleton].joints) != given.shape[2]:
         raise ValueError(f"{given.shape[2]} joints are not those of `skeleton` {skeleton or 'which is not told'}")
     points = np.concatenate([given, np.ones_like(given[..., :1])], axis=-1)[..., :3]
-    points = np.where(np.isfinite(points).all(axis=-1, keepdims=True), points, UNKNOWN)
-    frames = np.arange(given.shape[1])
+    points = _known(points)
+    frames = np.arange(given.shape[1], dtype=np.int64)
     times: Floats | None = None
     if "times" in arrays:
         times = np.asarray(arrays["times"], np.float64).reshape(len(frames))
     elif "fps" in arrays:
         times = frames / float(arrays["fps"])
-    size: tuple[int, int] | None = None
-    if "image_size" in arrays:
-        width, height = (int(side) for side in arrays["image_size"])
-        size = (width, height)
+    if times is not None and not _rise(times):
+        raise ValueError("`times` must be finite and rise from frame to frame, and `fps` be over 0")
+    size = _size(arrays["image_size"]) if "image_size" in arrays else None
     return KeypointFile(skeleton, frames, dict(enumerate(points)), size, times)
+
+
+def _size(sides: NDArray[Any]) -> tuple[int, int]:
+    width, height = (int(side) for side in sides)
+    if width < 1 or height < 1:
+        raise ValueError(f"a picture's width and height must be 1 or more; got {width} x {height}")
+    return width, height
+
+
+def _rise(times: Floats) -> bool:
+    return bool(np.isfinite(times).all()) and bool((np.diff(times) > 0).all())
+
+
+def _known(points: Array) -> Array:
+    """The points with what is not finite made unknown, and scores within 0..1."""
+    points = np.where(np.isfinite(points).all(axis=-1, keepdims=True), points, UNKNOWN)
+    points[..., 2] = np.clip(points[..., 2], 0, 1)
+    return check_near(points, "the file")
 
 
 def _by_person(
@@ -214,7 +241,7 @@ def _by_person(
 ) -> KeypointFile:
     """Rows of a frame and person each; of a pair that comes twice the last."""
     numbers, first = np.unique(frames, return_index=True)
-    points = np.where(np.isfinite(points).all(axis=-1, keepdims=True), points, UNKNOWN)
+    points = _known(points)
     people = {}
     for person in np.unique(persons):
         own = persons == person
@@ -222,8 +249,15 @@ def _by_person(
         whole[np.searchsorted(numbers, frames[own])] = points[own]
         people[int(person)] = whole
     at = times[first]
-    rising = len(at) > 0 and bool(np.isfinite(at).all()) and bool((np.diff(at) > 0).all())
-    return KeypointFile(skeleton, numbers, people, size, at if rising else None)
+    return KeypointFile(skeleton, numbers, people, size, at if len(at) and _rise(at) else None)
+
+
+def _whole(text: str) -> int:
+    """A whole number of at most 62 bits."""
+    number = int(text)
+    if abs(number) > MOST:
+        raise ValueError(f"{text[:40]} is too large")
+    return number
 
 
 def _number(row: Mapping[str, str], column: str, columns: set[str]) -> float:

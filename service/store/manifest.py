@@ -123,7 +123,7 @@ def read(path: Path) -> Manifest:
     """
     try:
         table = _Table(tomllib.loads(path.read_text(encoding="utf-8")), str(path), "")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last for brackets inside brackets
         raise StoreBroken(f"{path} cannot be read: {error}") from error
     weights = table.table("weights")
     try:
@@ -179,7 +179,7 @@ class _Table:
                 raise StoreBroken(f"{self._file} lacks `{self._place}{key}`")
             return default
         value = self._left.pop(key)
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < 2**63:
             value = float(value)
         if type(value) is not kind:  # not isinstance: true is no version 1
             raise StoreBroken(

@@ -112,3 +112,29 @@ def test_numbers_that_are_none_are_refused_in_msgpack_too() -> None:
 def test_a_long_list_is_written_as_in_one_go(frames: int) -> None:
     values = np.random.default_rng(0).normal(size=(frames, 3)).round(3)
     assert orjson.loads(dumps_blocks(values, lambda some: some.tolist())) == values.tolist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[[1,2],3[,4]]]",
+        "[[[1,2]3,[4,5]]]",
+        "[[1[2,3],[4,5]]]",
+        "[[[1,2],[3,4]]5]",
+        "[[[1 2,3]]]",
+        "[[[1, 2 3]]]",
+        "[[[,],[,]]]",
+    ],
+)
+def test_what_is_no_json_is_not_read_as_points(text: str) -> None:
+    """Numbers outside of their joints, or two where one should be: their brackets alone look right."""
+    assert loads_json(b'{"keypoints": %b}' % text.encode()) is None
+
+
+@pytest.mark.parametrize("space", ["", " ", "\n  "])
+def test_points_are_read_whatever_stands_between_them(space: str) -> None:
+    points = sequence(5)
+    text = json.dumps(points).replace(", ", f",{space}")
+    values = loads_json(b'{"keypoints": %b, "fps": 25}' % text.encode())
+    assert values is not None and values["fps"] == 25
+    np.testing.assert_array_equal(values["keypoints"], points)

@@ -86,6 +86,16 @@ def copy(source: Path, target: Path, into: bool) -> None:
         shutil.copy2(source, place)
 
 
+def left_behind(clean: Path, root: Path) -> list[str]:
+    """What building needs and running does not, beside what the clean root came with: to be empty."""
+    patterns = "*.whl", "requirements*.lock", "pip", "wheels", "locks", "build"
+    places = root, root / "opt", root / "opt/poselift", root / "opt/poselift/bin", root / "tmp"
+    found = {path for place in places for pattern in patterns for path in place.glob(pattern)}
+    found |= {path for pattern in patterns[:2] for path in (root / "opt").rglob(pattern)}
+    relative = sorted(str(path.relative_to(root)) for path in found)
+    return [path for path in relative if not (clean / path).exists()]
+
+
 def start(root: Path, port: int) -> subprocess.Popen[bytes]:
     """The image's entry point and command, as process 1, as its user, on a read-only root with a /tmp."""
     environment = {"PATH": PATH}
@@ -151,6 +161,7 @@ def end_under_load(process: subprocess.Popen[bytes], port: int) -> dict[str, obj
         "user": names["Uid"].split()[0],
         "answers": total,
         "exit_code": process.wait(90),
+        "load_average": [round(one, 1) for one in os.getloadavg()],
     }
 
 
@@ -161,8 +172,7 @@ def main() -> None:
         play(stage, builder, dict.fromkeys(BUILDERS, builder))
     runtime = fresh(clean, work / "runtime")
     play(TARGET, runtime, {"packages-cpu": builder})
-    left = [path for pattern in ("*.whl", "*.lock") for path in runtime.rglob(pattern) if "/proc/" not in str(path)]
-    print(json.dumps({"left_behind": [str(path) for path in left]}))
+    print(json.dumps({"left_behind": left_behind(clean, runtime)}))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

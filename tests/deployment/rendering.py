@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -30,6 +31,8 @@ def load(path: Path) -> Manifest:
     return manifest
 
 
+# What public packages say of the kinds that Kubernetes does not know (derive_crds.py), and what we ask beside it.
+CRDS: dict[str, Any] = json.loads(Path(__file__).with_name("crds.json").read_text())
 SCHEMAS = load(Path(__file__).with_name("schemas.yml"))
 
 

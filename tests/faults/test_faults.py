@@ -1,7 +1,6 @@
 """The fault list: what breaks under a service, and that whoever waits is answered and the next one is served.
 
-A lost device is in tests/api/test_lifecycle.py (exit code 70, all answered first), changed weights and manifests in
-tests/test_assembly.py.
+Changed weights and manifests are in tests/test_assembly.py, a device lost in a drain in tests/api/test_lifecycle.py.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from tests.api.conftest import clip as clip
 from tests.api.conftest import photo as photo
 from tests.api.fake import FakeService
 from tests.api.open_inference.fake import TinyService, crops
+from tests.api.test_process import process
 
 RAW = {"Inference-Header-Content-Length": "0"}
 
@@ -117,6 +118,35 @@ def test_an_engine_that_hangs_holds_nobody_beyond_the_deadline_and_the_process_s
         assert statuses == [504] * 4 and time.monotonic() - started < 5
         service.network.gate.set()
         assert client.post("/v2/models/pose/infer", content=crops(1).tobytes(), headers=RAW).status_code == 200
+
+
+@pytest.mark.slow
+def test_a_lost_device_answers_all_who_wait_is_not_ready_and_ends_the_process_with_70(tmp_path: Path) -> None:
+    """A whole process, whose runs fail as CUDA's do once its context is gone."""
+    one = process(tmp_path, "--threads", "1")  # so that one batch runs at a time
+    with one as here, ThreadPoolExecutor(8) as pool, httpx.Client(base_url=here.url) as kept:
+        assert here.lift().status_code == 200 and kept.get("/readyz").status_code == 200
+        here.tell("seconds", "2")
+        waiting = [pool.submit(here.lift) for _ in range(8)]
+        wait_until(lambda: here.metric('queue_rows{network="lift"}') == 7, 20)
+        # Somebody is still sending: for whom the end waits a little, so that there is time to look.
+        address = httpx.URL(here.url)
+        with socket.create_connection((address.host, address.port or 0), timeout=20) as sending:
+            sending.sendall(b"POST /v1/lift HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n{")
+            here.tell("sticky")
+            states = []
+            with suppress(httpx.TransportError):  # the end of the process
+                while True:
+                    states.append(kept.get("/readyz"))
+                    time.sleep(0.01)
+        # The run that had begun was answered; whoever was behind it is told, and nobody waits in vain.
+        assert sorted(each.result(30).status_code for each in waiting) == [200] + 7 * [503]
+        assert here.running.wait(30) == 70
+    lost = [each.json() for each in states if each.status_code == 503]
+    assert {each.status_code for each in states} == {200, 503}
+    assert all(each["state"] == "failed" and "device" in each["reason"] for each in lost)
+    log = (tmp_path / "log").read_text()
+    assert "the device cpu is lost" in log and "illegal memory access" in log
 
 
 # ---- Clocks
