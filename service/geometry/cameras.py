@@ -181,18 +181,18 @@ def stand(joints: Floats, seen: Floats) -> Floats:
 def _least_squares(rays: Floats, sides: Floats, weights: Floats) -> Floats:
     """t (3, poses) of least weighted squares in t_xy - ray * t_z = side, over (2, joints, poses) of x and y."""
     share = weights / weights.sum(axis=0)
-    ray, side = (share * rays).sum(axis=1), (share * sides).sum(axis=1)
+    ray, side = np.einsum("jp,kjp->kp", share, rays), np.einsum("jp,kjp->kp", share, sides)
     rays, sides = rays - ray[:, None], sides - side[:, None]
     weighted = share * rays
-    away = -(weighted * sides).sum(axis=(0, 1)) / (weighted * rays).sum(axis=(0, 1))
+    away = np.einsum("kjp,kjp->p", weighted, sides) / -np.einsum("kjp,kjp->p", weighted, rays)
     return np.concatenate([side + ray * away, away[None]])
 
 
 def _miss(flat: Floats, depth: Floats, rays: Floats, weights: Floats, position: Floats) -> Floats:
     """Weighted sum of squared errors in the picture, (poses,)."""
-    image = (flat + position[:2, None]) / (depth + position[2])
-    miss: Floats = (weights * (image - rays) ** 2).sum(axis=(0, 1))
-    return miss
+    miss = (flat + position[:2, None]) / (depth + position[2]) - rays
+    squares: Floats = np.einsum("kjp,kjp->p", weights * miss, miss)
+    return squares
 
 
 def _focal_of_view(width: int, height: int, degrees: float) -> float:

@@ -99,29 +99,24 @@ def place_all(bodies: Sequence[Unplaced]) -> list[Placed]:
 
 
 def _place(bodies: Sequence[Unplaced]) -> list[Placed]:
-    counts = np.array([len(body.joints) for body in bodies])
+    counts = [len(body.joints) for body in bodies]
     heights = statures(np.concatenate([body.joints for body in bodies]))
-    wanted = np.array([body.stature for body in bodies])
-    factors = height_factor(np.add.reduceat(heights, np.cumsum(counts) - counts) / counts, wanted)
+    begins = np.cumsum([0, *counts[:-1]])
+    factors = height_factor(np.add.reduceat(heights, begins) / counts, np.array([body.stature for body in bodies]))
 
     shown = [body.of_shown(body.joints) for body in bodies]
-    counts = np.array([len(joints) for joints in shown])
-
-    def per_pose(values: Sequence[float] | NDArray[np.floating]) -> NDArray[np.float64]:
-        return np.repeat(np.asarray(values, np.float64), counts)
-
-    joints = np.concatenate(shown) * per_pose(factors).astype(np.float32)[:, None, None]
-    cameras = [body.camera for body in bodies]
+    counts = [len(joints) for joints in shown]
+    views = [(c.focal_px, *c.center, body.given) for body in bodies for c in (body.camera,)]
+    each = np.concatenate([np.array(views, np.float64), factors[:, None]], axis=1)
+    focal, x, y, given, factor = np.repeat(each, counts, axis=0).T  # of every pose
+    joints = np.concatenate(shown) * factor.astype(np.float32)[:, None, None]
     seen = poses_last(np.concatenate([_undistorted(body) for body in bodies]))
-    for axis in range(2):
-        seen[axis] = (seen[axis] - per_pose([c.center[axis] for c in cameras])) / per_pose(
-            [c.focal_px for c in cameras]
-        )
-    made = per_pose([not body.given for body in bodies]) > 0
-    if made.any():
-        seen[2, MADE_JOINTS] = np.where(made, 0, seen[2, MADE_JOINTS])
+    seen[0] = (seen[0] - x) / focal
+    seen[1] = (seen[1] - y) / focal
+    if not given.all():
+        seen[2, MADE_JOINTS] = np.where(given > 0, seen[2, MADE_JOINTS], 0)
     positions = stand(poses_last(joints), seen).T.astype(np.float32)
-    ends = np.cumsum(counts)
+    ends = np.cumsum(counts).tolist()
     return [Placed(joints[end - n : end], positions[end - n : end]) for n, end in zip(counts, ends, strict=True)]
 
 
