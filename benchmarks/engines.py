@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -37,17 +38,17 @@ def loaded(role: Role, settings: Settings | None = None) -> Engine:
     """The store's default model of a role, warmed."""
     settings = settings or Settings()
     entry = Store(settings.store or embedded_store()).default(role)
-    device = choose_device(settings.device)
-    return load_engine(entry.manifest, entry.load, settings, device, Lanes(lanes_of(settings)))
+    return load_engine(entry.manifest, entry.load, settings, choose_device(settings.device), lanes(settings))
 
 
-def lanes_of(settings: Settings) -> int:
-    """Batches that the service runs at once on this machine."""
+@functools.cache
+def lanes(settings: Settings) -> Lanes:
+    """The machine's lanes, as the service would have them."""
     on_cpu = choose_device(settings.device) == "cpu" and openvino_available()
-    return settings.network_lanes if on_cpu else 1
+    return Lanes(settings.network_lanes if on_cpu else 1)
 
 
-def raw(engine: Engine, size: int, seconds: float, lanes: int = 1) -> Raw:
+def raw(engine: Engine, size: int, seconds: float, lanes: int) -> Raw:
     """Runs batches of so many rows for so long, on all lanes at once, each in the runs of warmed sizes that the engine
     makes of it."""
     inputs = np.repeat(engine.framing.example(), size, axis=0)
@@ -74,8 +75,11 @@ def run(engine: Engine, inputs: Any) -> None:
         first += size
 
 
-def run_times(engine: Engine, repeats: int = 15) -> dict[int, float]:
-    """Median seconds of one run, by warmed size."""
+def run_times(engine: Engine, repeats: int = 15, beside: Lanes | None = None) -> dict[int, float]:
+    """Median seconds of one run, by warmed size; alone, or on its lane of `beside`."""
+    if beside is not None:
+        with beside.taken():
+            return run_times(engine, repeats)
     example = engine.framing.example()
     figures = {}
     for size in engine.sizes:

@@ -1,7 +1,8 @@
 """Open loops: requests that come by chance at a part of what the service can do, and beyond; beside the simulation.
 
 The lifter, one window a request. The simulation (benchmarks/simulation.py) runs the service's own queue rules with the
-engine's batch times as measured just before; it knows no sockets and no CPU but the network's.
+engine's batch times as measured just before, stretched by what batches took longer at the service's capacity, where
+they share the cores with everything else; it knows no sockets, and nothing that waits for the event loop.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from service.batching.policy import Limits
 from service.engines.engine import Engine
+from service.settings import Settings
 
 from . import engines, simulation
 from .bodies import JSON, windows
@@ -22,6 +24,7 @@ from .saturation import BATCHES, CALLERS, ROWS
 from .served import Served, since, under
 from .wrk import closed_loop
 
+BATCH_SECONDS = 'batch_duration_seconds_sum{network="lift"}'
 SHARES = (0.5, 0.8, 1.0, 1.2, 1.5)
 SIMULATED_S = 60.0
 
@@ -36,8 +39,15 @@ def overload(
     served: Served, engine: Engine, seconds: float, shares: Sequence[float] = SHARES, full: float | None = None
 ) -> list[dict[str, Any]]:
     """One line for each share of the capacity: the service's figures, and the simulation's with `simulated_` before."""
-    times = simulation.MeasuredTimes(engines.run_times(engine))
+    lanes = engines.lanes(Settings())
+    times = simulation.MeasuredTimes(engines.run_times(engine, beside=lanes))
+    before = served.metrics()
     full = full or capacity(served, seconds / 3)
+    after = served.metrics()
+    rows_each = since(before, after, ROWS) / max(since(before, after, BATCHES), 1)
+    took = since(before, after, BATCH_SECONDS) / max(since(before, after, BATCHES), 1)
+    stretched = max(1.0, took / times.seconds(round(rows_each))) if rows_each >= 1 else 1.0
+    times = simulation.MeasuredTimes({size: stretched * each for size, each in times.by_size.items()})
     budget = int(served.metrics()['batch_cap_rows{network="lift"}'])
     rows = int(served.metrics()['queue_limit_rows{network="lift"}'])
     limits = Limits(rows=rows, share=1.0, budget=budget)
@@ -46,13 +56,14 @@ def overload(
         before = served.metrics()
         heard = open_loop(served.port, "/v1/lift", windows(1), JSON, share * full, seconds, seed=seed)
         after = served.metrics()
-        told = simulation.open_loop(1, share * full, times, SIMULATED_S, limits)
+        told = simulation.open_loop(1, share * full, times, SIMULATED_S, limits, lanes.count)
         ok = heard.count(200)
         p99 = heard.latency_ms(200, 0.99)
         lines.append(
             {
                 "load": share,
                 "capacity": round(full, 1),
+                "batches_stretched": round(stretched, 2),
                 "asked": len(heard.status),
                 "goodput": round(ok / seconds, 1),
                 "goodput_over_capacity": round(ok / seconds / full, 3),

@@ -42,7 +42,7 @@ def saturation(served: Served, engine: Engine, seconds: float, pairs: int = 5) -
 
 
 def _pair(served: Served, engine: Engine, url: str, body: bytes, count: int, seconds: float) -> dict[str, float]:
-    raw = engines.raw(engine, engine.budget, seconds, engines.lanes_of(Settings()))
+    raw = engines.raw(engine, engine.budget, seconds, engines.lanes(Settings()).count)
     before, cpu, loop = served.metrics(), served.cpu_seconds(), served.loop_cpu_seconds()
     heard = closed_loop(url, body, JSON, CALLERS, seconds)
     after, cpu, loop = served.metrics(), served.cpu_seconds() - cpu, served.loop_cpu_seconds() - loop

@@ -89,7 +89,7 @@ class Cores:
 @dataclass
 class _Replica:
     line: Line
-    busy: bool = False
+    busy: int = 0  # lanes that run a batch
     held: int = 0  # requests sent to it and not answered: what a gateway counts
 
 
@@ -108,14 +108,21 @@ class Fleet:
     """
 
     def __init__(
-        self, replicas: int, times: Times, limits: Limits = ROWS, retries: int = 3, cores: Cores | None = None
+        self,
+        replicas: int,
+        times: Times,
+        limits: Limits = ROWS,
+        retries: int = 3,
+        cores: Cores | None = None,
+        lanes: int = 1,
     ) -> None:
+        """lanes: batches that a replica runs at once, each of which takes as long as `times` says."""
         self.now = 0.0
         self.answered: list[float] = []  # how long each answer took
         self.batches: list[int] = []
         self.refused = 0
         self.chance = random.Random(0)
-        self._times, self._retries, self._cores = times, retries, cores
+        self._times, self._retries, self._cores, self._lanes = times, retries, cores, lanes
         self._replicas = [_Replica(Line(limits)) for _ in range(replicas)]
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -158,19 +165,20 @@ class Fleet:
         request.replica = replica
         row: Any = request
         replica.line.add(Waiting(row, 1, Class.PHOTO, str(id(request)), float("inf"), self.now, request))
-        if not replica.busy:
+        if replica.busy < self._lanes:
             self._take(replica)
 
     def _take(self, replica: _Replica) -> None:
         batch, _ = replica.line.take(self.now)
-        replica.busy = bool(batch)
         if batch:
+            replica.busy += 1
             self.batches.append(len(batch))
             self.at(self.now + self._times.seconds(len(batch)), lambda: self._deliver(replica, batch))
 
     def _deliver(self, replica: _Replica, batch: list[Waiting]) -> None:
         for waiting in batch:
             self._after_half(functools.partial(self._answer, replica, waiting.owner))
+        replica.busy -= 1
         self._take(replica)
 
     def _answer(self, replica: _Replica, request: _Request) -> None:
@@ -203,10 +211,10 @@ def closed_loop(
 
 
 def open_loop(
-    replicas: int, requests_a_second: float, times: Times, seconds: float, limits: Limits = ROWS
+    replicas: int, requests_a_second: float, times: Times, seconds: float, limits: Limits = ROWS, lanes: int = 1
 ) -> dict[str, float]:
     """Requests that come by chance for so long and wait for nobody, as the world's do; all are answered or refused."""
-    fleet = Fleet(replicas, times, limits)
+    fleet = Fleet(replicas, times, limits, lanes=lanes)
 
     def arrive() -> None:
         if fleet.now < seconds:

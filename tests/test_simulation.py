@@ -81,3 +81,13 @@ def test_a_fleet_on_one_core_answers_no_more_than_the_core_can_and_less_soon() -
 def test_a_lone_caller_waits_for_the_cpu_both_ways() -> None:
     told = closed_loop(1, 1, 0.0, TIMES, 10.0, cores=Cores(1, 0.01))
     assert told["p50_ms"] == told["p99_ms"] == pytest.approx(55)
+
+
+def test_two_lanes_answer_what_two_replicas_of_one_lane_do() -> None:
+    """Up to the line that they share, which only makes it even."""
+    one, side_by_side, apart = (
+        open_loop(replicas, 40.0, TIMES, 60.0, lanes=lanes) for replicas, lanes in ((1, 1), (1, 2), (2, 1))
+    )
+    assert side_by_side["p99_ms"] <= apart["p99_ms"] * 1.02
+    assert side_by_side["p99_ms"] < one["p99_ms"]
+    assert side_by_side["mean_batch_rows"] < one["mean_batch_rows"]
