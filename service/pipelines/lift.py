@@ -183,10 +183,8 @@ class LiftPipeline:
         def after(answers: list[Array]) -> list[Array]:
             poses, first = [], 0
             for plan, grid, at in zip(plans, grids, times, strict=True):
-                answered = answers[first : first + len(plan.indices)]
+                pose = plan.joined(answers[first : first + len(plan.indices)])
                 first += len(plan.indices)
-                whole = len(answered) == 1 and len(plan.owner) == len(answered[0])
-                pose = answered[0] if whole else np.stack(answered)[plan.owner, plan.place]
                 poses.append(pose if grid is None else resample(pose, grid, at))
             return poses
 

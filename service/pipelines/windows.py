@@ -1,11 +1,12 @@
 """Sequences as windows of the lifter: which frames each window sees, and which of them it answers. Pure.
 
 A sequence of up to F frames is one window, its ends repeated; a longer one is windows at a stride, and every frame is
-answered by the window in which it lies most central.
+answered by all windows that hold it, most of all by the one in which it lies most central.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,11 +18,36 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Plan:
-    """indices: (windows, F) frame of the sequence at each place; owner, place: (frames,) where each is answered."""
+    """indices: (windows, F) frame of the sequence at each place; owner, place: (frames,) where each lies most central.
+
+    overlap: whether a frame is answered by all windows that hold it, not by its owner alone.
+    """
 
     indices: NDArray[np.intp]
     owner: NDArray[np.intp]
     place: NDArray[np.intp]
+    overlap: bool = False
+
+    def joined(self, answers: Sequence[Array]) -> Array:
+        """Each frame's answer (frames, ...) out of those of the windows (F, ...).
+
+        Of several the mean, weighted by how central the frame lies: the same windows at no cost give 0.2 mm less, and a
+        motion that does not jump where one window hands over to the next (an eighth less MPJVE; docs/training.md).
+        """
+        if len(answers) == 1 and len(self.owner) == len(answers[0]):
+            return answers[0]
+        if not self.overlap:
+            return np.stack(answers)[self.owner, self.place]
+        frames = len(answers[0])
+        weights = np.asarray(frames // 2 + 1 - np.abs(np.arange(frames) - frames // 2), np.float32)
+        total: Array = np.zeros((len(self.owner), *answers[0].shape[1:]), np.float32)
+        weight: Array = np.zeros(len(self.owner), np.float32)
+        of_each = weights.reshape(-1, *[1] * (total.ndim - 1))
+        for (first, *_), answer in zip(self.indices.tolist(), answers, strict=True):
+            total[first : first + frames] += of_each * answer
+            weight[first : first + frames] += weights
+        total /= weight.reshape(-1, *[1] * (total.ndim - 1))
+        return total
 
 
 @lru_cache(maxsize=64)  # most callers send sequences of one and the same length
@@ -35,7 +61,7 @@ def plan_windows(count: int, frames: int, stride: int) -> Plan:
     starts = np.append(np.arange(0, count - frames, min(stride, frames)), count - frames)
     centres = starts + frames // 2
     owner = np.searchsorted((centres[:-1] + centres[1:]) / 2, every)
-    return Plan(starts[:, None] + np.arange(frames), owner, every - starts[owner])
+    return Plan(starts[:, None] + np.arange(frames), owner, every - starts[owner], overlap=True)
 
 
 def plan_centres(count: int, frames: int) -> Plan:

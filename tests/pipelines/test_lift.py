@@ -89,8 +89,8 @@ def test_a_long_sequence_is_its_windows() -> None:
 
     points = walk(100)
     plan = plan_windows(100, FRAMES, STRIDE)
-    factors = [1 + hips(points)[indices].mean() / 5000 for indices in plan.indices]
-    wanted = expected(points, 1.6) * np.array(factors)[plan.owner, None, None]
+    factors = [np.full(FRAMES, 1 + hips(points)[indices].mean() / 5000, np.float32) for indices in plan.indices]
+    wanted = expected(points, 1.6) * plan.joined(factors)[:, None, None]
     np.testing.assert_allclose(
         lifted(points, rule=of_window).joints, wanted * height_factor(stature(wanted), 1.70), atol=1e-4
     )

@@ -60,6 +60,25 @@ def test_there_are_no_more_windows_than_the_stride_asks_for() -> None:
         assert len(plan_windows(count, 27, 9).indices) == 1 + -(-(count - 27) // 9)
 
 
+@pytest.mark.parametrize("count", [28, 60, 200])
+def test_a_frame_is_the_mean_of_its_windows_weighted_by_how_central_it_lies(count: int) -> None:
+    plan = plan_windows(count, 27, 15)
+    answers = [np.random.default_rng(n).normal(size=(27, 2)).astype(np.float32) for n in range(len(plan.indices))]
+    wanted, weights = np.zeros((count, 2)), np.zeros(count)
+    for indices, answer in zip(plan.indices, answers, strict=True):
+        for place, frame in enumerate(indices):
+            weight = 14 - abs(place - 13)
+            wanted[frame] += weight * answer[place]
+            weights[frame] += weight
+    np.testing.assert_allclose(plan.joined(answers), wanted / weights[:, None], atol=1e-5)
+
+
+def test_windows_that_agree_are_answered_as_they_are() -> None:
+    true = np.random.default_rng(0).normal(size=(100, 17, 3)).astype(np.float32)
+    for plan in (plan_windows(100, 27, 15), plan_windows(100, 27, 27), plan_centres(100, 27)):
+        np.testing.assert_allclose(plan.joined([true[indices] for indices in plan.indices]), true, atol=1e-6)
+
+
 def test_memory_grows_with_the_frames_and_not_with_their_square() -> None:
     tracemalloc.start()
     plan_windows(20_000, 27, 9)
