@@ -96,9 +96,15 @@ def setup(
         logger.handlers.clear()
         logger.propagate = name != "uvicorn.access"
         logger.disabled = name == "uvicorn.access"
+        logger.addFilter(_worth_a_line)
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR if name == "python_multipart" else logging.WARNING)
     logging.captureWarnings(True)
+
+
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """uvicorn takes each WebSocket that was refused with a proper answer for a fault of ours, and says so as an error."""
+    return not str(record.msg).startswith("ASGI callable returned without completing handshake")
 
 
 class JsonLines(logging.Formatter):

@@ -127,6 +127,15 @@ def test_the_servers_own_access_log_is_silent_and_the_rest_of_it_follows() -> No
     assert len(messages) == 2
 
 
+def test_a_refused_upgrade_is_no_error_of_the_server() -> None:
+    logs.setup("info", "json", stream := io.StringIO())
+    logger = logging.getLogger("uvicorn.error")
+    logger.error("ASGI callable returned without completing handshake.")
+    assert stream.getvalue() == ""
+    logger.error("ASGI callable should return None, but returned '%s'.", 1)
+    assert "should return None" in stream.getvalue()
+
+
 def test_setup_twice_logs_once() -> None:
     logs.setup("info", "json", io.StringIO())
     logs.setup("warning", "json", stream := io.StringIO())
