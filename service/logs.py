@@ -103,7 +103,7 @@ def setup(
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:
-    """uvicorn takes each WebSocket that was refused with a proper answer for a fault of ours, and says so as an error."""
+    """uvicorn takes each WebSocket that was refused with a proper answer for a fault of ours, and calls it an error."""
     return not str(record.msg).startswith("ASGI callable returned without completing handshake")
 
 
