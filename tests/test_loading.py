@@ -61,7 +61,10 @@ def store(tmp_path: Path) -> Path:
     """The first version of a model of each role; of the lifter a second one, and a third whose weights were changed."""
     folder = tmp_path / "store"
     for name in NAMES:
-        shutil.copytree(embedded_store() / name / "1", folder / name / "1")
+        newest = max((embedded_store() / name).iterdir(), key=lambda each: int(each.name))
+        first = Path(shutil.copytree(newest, folder / name / "1"))
+        manifest = (first / "manifest.toml").read_text().replace(f"version = {newest.name}\n", "version = 1\n", 1)
+        (first / "manifest.toml").write_text(manifest)
     for version in (2, 3):
         entry = Store(folder).find("lift-27@1")
         Store(folder).add(replace(entry.manifest, version=version), entry.load(), "card")
