@@ -137,6 +137,12 @@ class Settings(BaseModel):
     max_clip_mb: int = Field(
         default=512, ge=1, le=65_536, description="MB (2^20 bytes) of a clip, which is kept on disk"
     )
+    max_clips_mb: int = Field(
+        default=2048,
+        ge=1,
+        le=1_048_576,
+        description="MB (2^20 bytes) of clips on disk, all requests together; what runs out of a pod's disk is evicted",
+    )
     max_clip_s: float = Field(
         default=600, gt=0, le=86_400, description="seconds of a clip; a longer one holds a caller's turn"
     )
@@ -249,6 +255,8 @@ class Settings(BaseModel):
     def _deadlines(self) -> Settings:
         if self.deadline_ms > self.max_deadline_ms:
             raise ValueError(f"`deadline_ms` {self.deadline_ms} is over `max_deadline_ms` {self.max_deadline_ms}")
+        if self.max_clip_mb > self.max_clips_mb:
+            raise ValueError(f"`max_clip_mb` {self.max_clip_mb} is over `max_clips_mb` {self.max_clips_mb}")
         return self
 
     @property

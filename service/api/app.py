@@ -35,7 +35,7 @@ from .open_inference import routes as open_inference
 from .open_inference.wire import LENGTH_HEADER
 from .openapi import openapi_document
 from .problems import CALLER_LEFT_STATUS, CallerLeft, problem_answer
-from .uploads import MEGABYTE, UploadMemory, give_back
+from .uploads import MEGABYTE, Room, give_back
 
 if TYPE_CHECKING:
     from service.assembly import Service
@@ -79,7 +79,8 @@ def create_app(service: Service) -> App:
     """The application around a service, which may still be starting."""
     app = App(title="poselift", version=service.version, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.service, app.state.doors, app.state.keys = service, Doors(), Keyring(service.settings)
-    app.state.uploads = UploadMemory(service.settings.max_uploads_mb * MEGABYTE)
+    app.state.uploads = Room(service.settings.max_uploads_mb * MEGABYTE, "max_uploads_mb")
+    app.state.clips_on_disk = Room(service.settings.max_clips_mb * MEGABYTE, "max_clips_mb")
     app.add_exception_handler(HTTPException, problems.http_exception)
     app.front = Frame(app.within, service, app.state.doors, app.state.keys, app.short_ways)
     if service.settings.origins:

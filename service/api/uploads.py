@@ -45,31 +45,33 @@ class Sink(Protocol):
     async def write(self, chunk: bytes) -> None: ...
 
 
-class UploadMemory:
-    """What bodies may hold of memory, all requests together: each by itself may be small and a thousand too much."""
+class Room:
+    """What bodies may hold of memory, or of the disk, all requests together: each by itself may be small and a thousand
+    too much."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, setting: str) -> None:
         self.limit_bytes, self.held_bytes = limit_bytes, 0
+        self._setting = setting
 
     def take(self, size: int) -> None:
         """Raises QueueFull where it does not fit."""
         if self.held_bytes + size > self.limit_bytes:
             message = f"bodies hold {self.held_bytes} of {self.limit_bytes} bytes; {size} more do not fit now"
-            raise QueueFull(message, field="max_uploads_mb", limit=self.limit_bytes, retry_after_s=2.0)
+            raise QueueFull(message, field=self._setting, limit=self.limit_bytes, retry_after_s=2.0)
         self.held_bytes += size
 
 
 def give_back(scope: MutableMapping[str, Any]) -> None:
     """At the end of a request: what its body held is free for others."""
     if sink := scope.pop(_HELD, None):
-        sink.memory.held_bytes -= sink.size
+        sink.room.held_bytes -= sink.size
 
 
 @dataclass
 class InMemory:
-    """Gathers the bytes; counted in `memory` until the request has ended."""
+    """Gathers the bytes; counted in `room` until the request has ended."""
 
-    memory: UploadMemory
+    room: Room
     size: int = 0
     chunks: list[bytes] = field(default_factory=list)
 
@@ -79,7 +81,7 @@ class InMemory:
         return sink
 
     async def write(self, chunk: bytes) -> None:
-        self.memory.take(len(chunk))
+        self.room.take(len(chunk))
         self.size += len(chunk)
         self.chunks.append(chunk)
 
@@ -88,14 +90,15 @@ class InMemory:
 
 
 class OnDisk:
-    """Writes the bytes to a file, in a thread."""
+    """Writes the bytes to a file, in a thread; counted in `room` until the request has ended."""
 
-    def __init__(self, file: RawIOBase) -> None:
-        self.size = 0
+    def __init__(self, file: RawIOBase, room: Room) -> None:
+        self.room, self.size = room, 0
         self._file = file
         self._gathered = bytearray()
 
     async def write(self, chunk: bytes) -> None:
+        self.room.take(len(chunk))
         self.size += len(chunk)
         self._gathered += chunk
         if len(self._gathered) >= _WRITE_BYTES:
@@ -147,7 +150,7 @@ async def spooled_upload(
     try:
         # Unbuffered: what a full disk did not take would be tried again when the file is closed.
         with os.fdopen(handle, "wb", buffering=0) as file:
-            sink = OnDisk(file)
+            sink = request.scope[_HELD] = OnDisk(file, request.app.state.clips_on_disk)
             options = await _read(request, sink, part, ("video/", "image/gif"), limit_bytes, wait_until)
             await sink.flush()
         yield path, options

@@ -136,6 +136,26 @@ def test_bodies_together_have_a_bound_and_what_one_held_is_free_when_it_ends(ser
         assert httpx.post(f"{here.url}/v1/images", content=photo + b"\0" * 100_000).status_code == 200
 
 
+def test_clips_on_disk_have_a_bound_together_and_what_one_held_is_free_when_it_ends(
+    served: Serve, clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "_WRITE_BYTES", 1024)
+    with served(FakeService(max_clips_mb=1, max_clip_mb=1)) as here, dial(here) as holder:
+        holder.sendall(
+            b"POST /v1/clips HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1040000\r\n\r\n" + b"a" * 1_030_000
+        )
+        app = here.server.config.app.state  # type: ignore[union-attr]
+        wait_until(lambda: app.clips_on_disk.held_bytes == 1_030_000)
+        more = clip + b"\0" * 100_000
+        refused = httpx.post(f"{here.url}/v1/clips", content=more)
+        assert refused.status_code == 503 and refused.json()["field"] == "max_clips_mb"
+        assert int(refused.headers["retry-after"]) >= 1
+        holder.close()
+        wait_until(lambda: app.clips_on_disk.held_bytes == 0)
+        assert httpx.post(f"{here.url}/v1/clips", content=more).status_code == 200
+        wait_until(lambda: app.clips_on_disk.held_bytes == 0)
+
+
 class Wire(asyncio.Transport):
     """What was written, call by call."""
 

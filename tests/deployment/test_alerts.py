@@ -58,6 +58,8 @@ CASES = [
     Case("PoseliftDown", False, 8, {of("up"): "1x4 0 0 1x10"}, "two scrapes failed"),
     Case("PoseliftNoneReady", True, 4, {of("poselift_ready"): "0x10", of("poselift_ready", replica=OTHER): "0x10"}),
     Case("PoseliftNoneReady", False, 9, {of("poselift_ready"): "0x10", of("poselift_ready", replica=OTHER): "1x10"}),
+    Case("PoseliftNoneReady", True, 4, {of("up"): "0x10", of("up", replica=OTHER): "0x10"}, "none answers a scrape"),
+    Case("PoseliftNoneReady", False, 9, {of("up"): "0x10", of("up", replica=OTHER): "1x10"}, "one answers"),
     Case("PoseliftNotReady", True, 12, {of("poselift_ready"): "0x20", of("poselift_ready", replica=OTHER): "1x20"}),
     Case("PoseliftNotReady", False, 9, {of("poselift_ready"): "0x5 1x20"}, "a start"),
     Case("PoseliftRestarts", True, 10, {of("process_start_time_seconds"): "100 200 300 400x20"}),

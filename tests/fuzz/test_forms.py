@@ -22,7 +22,7 @@ from service.api.schemas import (
     options_from_query,
     photo_options,
 )
-from service.api.uploads import UploadMemory, give_back, read_upload, spooled_upload
+from service.api.uploads import Room, give_back, read_upload, spooled_upload
 from service.pipelines.clip import ClipOptions
 from service.pipelines.photo import PhotoOptions
 
@@ -165,7 +165,8 @@ def request(body: bytes, kind: str, cuts: Sequence[int]) -> Request:
     async def receive() -> Any:
         return messages.pop(0)
 
-    app = SimpleNamespace(state=SimpleNamespace(uploads=UploadMemory(10 * LIMIT_BYTES)))
+    rooms = {name: Room(10 * LIMIT_BYTES, name) for name in ("uploads", "clips_on_disk")}
+    app = SimpleNamespace(state=SimpleNamespace(**rooms))
     headers = [(b"content-type", kind.encode("latin-1", "replace"))] if kind else []
     return Request({"type": "http", "method": "POST", "path": "/", "headers": headers, "app": app}, receive)
 
