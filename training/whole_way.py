@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,14 +155,19 @@ def score_clip(client: httpx.Client, clip: Path, told: bool) -> dict[str, Any]:
     merged = {int(old): int(new) for old, new in (last.get("merged") or {}).items()}
     found = {line["index"]: line["people"] for line in lines if line["type"] == "frame"}
     poses, pairs = Poses(), []
+    held: dict[int, int] = {}
     for frame in truth["frames"]:
         true = [person for person in frame["people"] if person["whole"] >= LEAST_SHARE]
         shown = found.get(frame["index"], [])
-        match = matched([p["bbox"] for p in true], [p["box"] for p in shown])
+        before = [(person["id"], other["id"]) for person in true for other in shown]
+        kept = {divmod(n, len(shown)) for n, (own, given) in enumerate(before) if held.get(own) == given}
+        match = matched([p["bbox"] for p in true], [p["box"] for p in shown], kept)
         for number, person in enumerate(true):
             other = shown[match[number]] if number in match else None
             _add(poses, person, other)
             pairs.append((person["id"], None if other is None else merged.get(other["id"], other["id"])))
+            if other is not None:
+                held[person["id"]] = other["id"]
     return {"clip": clip.name, "frames": len(truth["frames"]), **poses.figures(), **followed(pairs)}
 
 
@@ -197,17 +202,21 @@ def followed(pairs: Sequence[tuple[int, int | None]]) -> dict[str, int | float]:
     }
 
 
-def matched(true: Sequence[ArrayLike], found: Sequence[ArrayLike]) -> dict[int, int]:
-    """Which found box is which true one: best overlaps first, each once, SAME_PERSON_IOU or more."""
+def matched(
+    true: Sequence[ArrayLike], found: Sequence[ArrayLike], before: Collection[tuple[int, int]] = ()
+) -> dict[int, int]:
+    """Which found box is which true one: best overlaps first, each once, SAME_PERSON_IOU or more.
+
+    before: pairs that belonged together in the frame before; as long as they overlap enough, they come first (CLEAR
+    MOT, Bernardin 2008): of two people behind each other, boxes alone do not tell who is who.
+    """
     if not len(true) or not len(found):
         return {}
     overlap = iou(np.array(true, np.float32), np.array(found, np.float32))
+    places = [divmod(int(place), overlap.shape[1]) for place in np.argsort(-overlap, axis=None, kind="stable")]
     pairs: dict[int, int] = {}
-    for place in np.argsort(-overlap, axis=None, kind="stable"):
-        row, column = divmod(int(place), overlap.shape[1])
-        if overlap[row, column] < SAME_PERSON_IOU:
-            break
-        if row not in pairs and column not in pairs.values():
+    for row, column in sorted(places, key=lambda place: place not in before):
+        if overlap[row, column] >= SAME_PERSON_IOU and row not in pairs and column not in pairs.values():
             pairs[row] = column
     return pairs
 

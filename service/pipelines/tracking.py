@@ -2,7 +2,8 @@
 
 Policy: people are matched to where their speed has carried them, by pose and box. A track is tentative for its first
 two frames, then confirmed; it survives KEPT_S unseen. What one look of the finder shows, and the next two do not,
-was nobody. No id is used twice. After longer absences `merges` joins fragments on evidence of motion and size.
+was nobody; a newcomer in a followed person's pose is that person seen twice. No id is used twice. After longer absences
+`merges` joins fragments on evidence of motion and size.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ Array = NDArray[np.float32]
 
 KEPT_S = 1.8  # less than the look-ahead of a clip's lines, in which a gap must end to be bridged
 LEAST_LIKENESS = 0.1
+YOUNG = 0.8  # of the likeness of a track that few looks have found: of two who fit, the longer known has the person
 POSE_SHARE = 0.7  # when two people cross, boxes fall on each other and only the poses tell who is who
 CONFIRMED_AFTER = 3
+DOUBLE = 0.5  # likeness of the poses over which a newcomer is somebody followed, seen twice: a stray arm's box
 SPEED_S = 0.15  # over which a track's speed is averaged
 COASTS_S = 0.5  # so long the last speed is believed
 LOOSER_S = 0.15  # unseen for so long, a person may have changed as much as between two frames once more
@@ -106,18 +109,23 @@ class Tracker:
     ) -> list[Tracked]:
         """Matches this frame's people to the tracks; a copy of its track a person, in order. New people get new ids.
 
+        Who is somebody else seen twice is left out.
         found: (n,) which of them the finder found, None: all; whom it did not is left out if no track fits.
         looked: whether the finder looked at this frame.
         """
         self.tracks = [track for track in self.tracks if time_s - track.seen_s <= KEPT_S]
         by_finder = np.ones(len(boxes), bool) if found is None else found
         matched = self._matched(time_s, boxes, points)
+        followed = [n for n, track in enumerate(matched) if track is not None]
+        others = [n for n, track in enumerate(matched) if track is None and by_finder[n]]
+        twice = doubles(boxes[others], points[others], boxes[followed], points[followed]) if others else ()
+        newcomers = {n for n, double in zip(others, twice, strict=True) if not double}
         for new, track in enumerate(matched):
             if track is not None:
                 track.see(time_s, boxes[new], float(scores[new]), points[new], bool(by_finder[new]))
         people = []
         for new, track in enumerate(matched):
-            if track is None and not by_finder[new]:
+            if track is None and new not in newcomers:
                 continue
             if track is None:
                 track = Tracked(self._next_id, boxes[new], float(scores[new]), points[new], time_s, found_s=time_s)
@@ -131,6 +139,7 @@ class Tracker:
     def _matched(self, time_s: float, boxes: Array, points: Array) -> list[Tracked | None]:
         """Each person's track, or None: greedily, the likest pair first."""
         likeness = self._likeness(self.tracks, time_s, boxes, points)
+        likeness *= np.array([YOUNG if t.found < CONFIRMED_AFTER else 1 for t in self.tracks], np.float32)[:, None]
         matched: list[Tracked | None] = [None] * len(boxes)
         while likeness.size and likeness.max() >= LEAST_LIKENESS:
             old, new = divmod(int(likeness.argmax()), likeness.shape[1])
@@ -168,6 +177,16 @@ class Tracker:
         area = SEGMENT_SHARE * last[:, 2:].prod(axis=1) * 2 * (1 + np.maximum(unseen - LOOSER_S, 0) / LOOSER_S)
         poses = oks(np.stack([track.predicted(time_s) for track in tracks])[:, None], points[None], area[:, None])
         return (POSE_SHARE * poses + (1 - POSE_SHARE) * iou(last, boxes)).astype(np.float32)
+
+
+def doubles(boxes: Array, points: Array, known_boxes: Array, known_points: Array) -> NDArray[np.bool_]:
+    """(n,) who of n people, boxes (n, 4) and points (n, 17, 3), is one of those known, seen twice."""
+    if not len(known_boxes):
+        return np.zeros(len(boxes), bool)
+    areas = SEGMENT_SHARE * (boxes[:, None, 2:].prod(axis=-1) + known_boxes[None, :, 2:].prod(axis=-1)) / 2
+    weights = np.minimum(points[:, None, :, 2], known_points[None, :, :, 2]).clip(0, None)
+    alike = oks(points[:, None], known_points[None], areas, weights)
+    return np.asarray((alike > DOUBLE).any(axis=1), bool)
 
 
 def told_apart(tracks: Sequence[Tracked], time_s: float, boxes: Array, points: Array) -> NDArray[np.intp]:

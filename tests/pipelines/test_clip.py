@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import resource
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ import av
 import numpy as np
 import pytest
 
+from service.batching import scheduler
 from service.batching.policy import Class
 from service.engines.framing import Found
 from service.errors import Refused, Unknown, Unreadable
@@ -223,8 +225,11 @@ def test_memory_does_not_grow_with_the_clip(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
-def test_resident_memory_is_flat_over_ten_minutes_of_a_looped_clip(tmp_path: Path) -> None:
+@pytest.mark.timeout(0)  # a law of memory: it may take as long as the machine is busy
+def test_resident_memory_is_flat_over_ten_minutes_of_a_looped_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "STUCK_S", math.inf)  # nor is a batch that waits for a core a lost device
     path = looped(film(tmp_path / "once.mkv", 100), tmp_path / "long.mkv", 150)
     limits = ClipLimits(max_pixels=1_000_000, max_frames=20_000, max_seconds=601.0)
     resident: list[float] = []
@@ -232,7 +237,8 @@ def test_resident_memory_is_flat_over_ten_minutes_of_a_looped_clip(tmp_path: Pat
     async def main(clip: Clip) -> int:
         frames = 0
         async with Fakes().photo() as photo:
-            work = ClipPipeline(photo, photo.lift, asyncio.to_thread).run(clip, ClipOptions(), call(Class.CLIP, 7000))
+            patient = call(Class.CLIP, math.inf)
+            work = ClipPipeline(photo, photo.lift, asyncio.to_thread).run(clip, ClipOptions(), patient)
             async with aclosing(work):
                 async for line in work:
                     frames += isinstance(line, ClipFrame)
@@ -247,6 +253,7 @@ def test_resident_memory_is_flat_over_ten_minutes_of_a_looped_clip(tmp_path: Pat
     with open_clip(path, limits) as clip:
         assert asyncio.run(main(clip)) == 15_000
     settled = resident[len(resident) // 10 :]
+    print(f"{settled[0]:.0f} MB after a minute, at most {max(settled):.0f} and at the end {settled[-1]:.0f} MB")
     assert max(settled) - settled[0] < 20
 
 

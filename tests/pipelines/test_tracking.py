@@ -89,6 +89,32 @@ def test_two_who_cross_keep_their_ids(fps: int, phase: float) -> None:
     assert left == {0, 1} - right
 
 
+def test_somebody_seen_twice_gets_no_second_id() -> None:
+    tracker = Tracker()
+    for n in range(3):
+        see(tracker, n / FPS, [person(100)])
+    arm_apart = person(102)
+    arm_apart[[7, 9], :2] += 60
+    assert see(tracker, 0.1, [person(100), arm_apart]) == [0]
+    assert see(tracker, 0.1 + 1 / FPS, [person(100)]) == [0]
+    assert len(tracker.tracks) == 1
+
+
+def test_somebody_new_close_beside_another_gets_an_id() -> None:
+    tracker = Tracker()
+    see(tracker, 0, [person(100)])
+    assert see(tracker, 0.03, [person(100), person(130)]) == [0, 1]
+
+
+def test_of_two_who_fit_the_longer_known_has_the_person() -> None:
+    tracker = Tracker()
+    for n in range(4):
+        see(tracker, n / FPS, [person(100)])
+    assert see(tracker, 4 / FPS, [person(100), person(124)]) == [0, 1]
+    nearer_to_the_newcomer = person(112.5)
+    assert see(tracker, 5 / FPS, [nearer_to_the_newcomer]) == [0]
+
+
 def test_somebody_gone_for_a_moment_is_the_same() -> None:
     tracker = Tracker()
     see(tracker, 0, [person(100)])

@@ -129,6 +129,13 @@ def test_best_overlaps_come_first_and_nobody_twice() -> None:
     assert matched(true, [[50, 50, 3, 3]]) == {} and matched([], true) == {} and matched(true, []) == {}
 
 
+def test_who_was_matched_in_the_frame_before_stays_so_while_the_boxes_overlap() -> None:
+    true, found = [[0, 0, 10, 10], [2, 0, 10, 10]], [[2, 0, 10, 10], [0, 0, 10, 10]]
+    assert matched(true, found) == {0: 1, 1: 0}
+    assert matched(true, found, {(0, 0), (1, 1)}) == {0: 0, 1: 1}
+    assert matched(true, [[9, 0, 10, 10], [0, 0, 10, 10]], {(0, 0)}) == {0: 1}
+
+
 def test_people_are_whole_cut_or_covered() -> None:
     image = {"width": 200, "height": 300}
     assert kind_of(person(1, 1, 30), image) == "whole"
