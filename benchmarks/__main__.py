@@ -99,7 +99,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
-        epilog=f"names:\n{names}\nbeside them: python -m benchmarks.precisions, .live, .fleet, .cuda, .simulation",
+        epilog=f"names:\n{names}\nbeside them: python -m benchmarks.precisions, .modules, .live, .fleet, .cuda, "
+        ".simulation",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which; without one all but soak")

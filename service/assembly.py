@@ -46,8 +46,8 @@ State = Literal["starting", "ready", "draining", "failed"]
 
 # What is warmed, and the most of a batch, which `batch_ms` makes less. A CPU's time grows with every row, so few sizes
 # and no padding, and nothing is won by more rows than these; a GPU's hardly grows at first.
-CPU_SIZES = {"person": (1,), "pose": (1, 4), "lift": (1, 4, 8), "lift_long": (1, 4)}
-CPU_MOST = {"person": 1, "pose": 4, "lift": 32, "lift_long": 8}
+CPU_SIZES = {"person": (1,), "pose": (1,), "lift": (1, 4), "lift_long": (1, 4, 8)}
+CPU_MOST = {"person": 1, "pose": 4, "lift": 32, "lift_long": 32}
 CUDA_SIZES = {
     "person": (1, 2, 4, 8),
     "pose": (1, 2, 4, 8, 16, 32, 64, 128),
@@ -144,7 +144,7 @@ class Service:
         batchers = self._batchers
         self.lift = self._lifter("lift", self._lifter(LONG) if LONG in batchers else None)
         self.photo = PhotoPipeline(batchers["person"], batchers["pose"], self.lift, self._presence())
-        self.clip = ClipPipeline(self.photo, self.lift, self.in_decode_pool)
+        self.clip = ClipPipeline(self.photo, self.lift.moving, self.in_decode_pool)
 
     def _lifter(self, slot: str, long: LiftPipeline | None = None) -> LiftPipeline:
         manifest = self.entries[slot].manifest
@@ -307,7 +307,7 @@ class Service:
         }
 
     def live(self, options: LiveOptions) -> LiveKeypoints:
-        return LiveKeypoints(self.lift, options)
+        return LiveKeypoints(self.lift.moving, options)
 
     def live_frames(self, options: LiveFramesOptions, limits: PictureLimits) -> LiveFrames:
         return LiveFrames(self.photo, self.in_decode_pool, limits, options)

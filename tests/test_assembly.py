@@ -163,7 +163,8 @@ def test_callers_at_once_share_batches_and_get_what_they_get_alone(started: Star
 
     def batches() -> tuple[float, float]:
         names = ("poselift_batch_rows_sum", "poselift_batch_rows_count")
-        rows, count = (registry.get_sample_value(name, {"network": "lift"}) or 0.0 for name in names)
+        network = started.service.lift.moving.batcher.engine.network
+        rows, count = (registry.get_sample_value(name, {"network": network}) or 0.0 for name in names)
         return rows, count
 
     async def together() -> list[NDArray[np.float32]]:

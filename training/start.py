@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from service.importing.checkpoints import read_checkpoint
 from service.networks import ATTENTION, create, load_weights
 from service.store.store import Store
 
@@ -29,6 +30,17 @@ def read_start(source: str, store: Path) -> Arrays:
         state = torch.load(source, map_location="cpu", weights_only=True)
         return weights_of(state["average"])
     return Store(store).find(source).load()
+
+
+def ended(file: Path) -> Arrays:
+    """What a run ended with (its `latest.pt`), or what a public checkpoint holds.
+
+    Raises:
+        Unreadable: neither.
+    """
+    if file.name == "latest.pt":
+        return weights_of(torch.load(file, map_location="cpu", weights_only=True)["module"])
+    return read_checkpoint(file).arrays
 
 
 def started(network: dict[str, Any], arrays: Arrays, source: str) -> nn.Module:

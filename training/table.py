@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from service.importing.checkpoints import read_checkpoint
 from service.networks import create, load_weights
 
 from .data.human36m import JOINTS_FILE
@@ -31,7 +30,7 @@ from .paper.report import terminal, write_report
 from .paper.rows import TABLES, Row, merged, read_table
 from .paper.where import Where
 from .recipe import section
-from .start import weights_of
+from .start import ended
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -48,12 +47,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--change", action="append", default=[], metavar="KEY=VALUE", help="in every row, as `network.depth=2` (TOML)"
     )
     parser.add_argument("--checkpoint", action="append", default=[], metavar="ROW=FILE", help="score it, do not train")
-    parser.add_argument("--backbone", action="append", default=[], metavar="NETWORK=FILE", help="ImageNet weights")
+    parser.add_argument(
+        "--backbone",
+        action="append",
+        default=[],
+        metavar="NETWORK=FILE",
+        help="what rows with `backbone` start from: ImageNet weights, or the latest.pt of a plain row",
+    )
     parser.add_argument("--boxes", type=Path, help="file of detected people for COCO val; else the labelled boxes")
     parser.add_argument("--report-only", action="store_true", help="train and score nothing: print what there is")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches; 0: none but this one")
     parser.add_argument("--parts", type=int, default=1, help="in how many a batch is computed (accumulated gradients)")
+    parser.add_argument("--picture-gb", type=float, default=0.0, help="memory for decoded pictures; 0: none is kept")
     parser.add_argument("--bf16", action="store_true", help="16-bit passes through the 2D network")
 
 
@@ -85,6 +91,7 @@ def table(arguments: Namespace) -> str:
         backbones={name: Path(file) for name, file in _pairs(arguments.backbone, "--backbone").items()},
         boxes=arguments.boxes,
         bf16=arguments.bf16,
+        picture_gb=arguments.picture_gb,
     )
     change = change_of(arguments.change)
     changes = [merged(change, {"loop": {"seed": seed}}) for seed in arguments.seeds] or [change]
@@ -198,11 +205,7 @@ def with_checkpoint(recipe: Mapping[str, Any], file: Path) -> nn.Module:
     network = recipe["network"]
     options = {key: value for key, value in network.items() if key != "name"}
     module = build_lifter(network) if recipe["kind"] != "pose" else create(network["name"], **options)
-    if file.name == "latest.pt":
-        arrays = weights_of(torch.load(file, map_location="cpu", weights_only=True)["module"])
-    else:
-        arrays = read_checkpoint(file).arrays
-    load_weights(module, arrays, file.name)
+    load_weights(module, ended(file), file.name)
     return module
 
 

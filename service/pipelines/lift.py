@@ -73,16 +73,22 @@ class LiftPipeline:
     ) -> None:
         """frames: of a window; centre: the network answers only its middle one (published lifters).
 
-        pool: where arithmetic over long sequences runs; without one, on the loop. long: of another network with a
-        longer window, which lifts what is longer than this one's (`lift`, `lift_people`).
+        pool: where arithmetic over long sequences runs; without one, on the loop. long: of another network, which lifts
+        what is longer than this one's window; if its own is no longer, whatever moves, and this one lone frames.
         """
         self.batcher, self.frames, self.centre, self.long = batcher, frames, centre, long
+        self._most = 1 if long is not None and long.frames <= frames else frames
         self._pool = pool
         self._placing = Placing()
 
     @property
     def models(self) -> dict[str, str]:
         return {"lift": self.batcher.engine.label}
+
+    @property
+    def moving(self) -> LiftPipeline:
+        """The pipeline for windows of what moves, as clips and streams lift them."""
+        return self.long if self.long is not None and self._most == 1 else self
 
     @property
     def context(self) -> int:
@@ -148,7 +154,7 @@ class LiftPipeline:
         if name := asked.get("lift"):
             label = self.long.models["lift"]
             return name in (label, label.split("@")[0])
-        return max(map(len, people), default=0) > self.frames
+        return max(map(len, people), default=0) > self._most
 
     async def _reckon(self, frames: int, work: Callable[..., T], *arguments: Any) -> T:
         """Arithmetic over so many frames: of many, in the pool."""

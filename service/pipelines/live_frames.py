@@ -162,7 +162,7 @@ class LiveFrames:
             lifting = LiveOptions(
                 "coco17", self._size, options.fps, options.latency, False, options.stature, options.camera
             )
-            self._people[person] = _Followed(LiveKeypoints(self.photo.lift, lifting), OneEuro())
+            self._people[person] = _Followed(LiveKeypoints(self.photo.lift.moving, lifting), OneEuro())
         return self._people[person]
 
     async def _lift(self, seq: int, time: float, people: list[LivePerson], call: Call) -> None:

@@ -327,3 +327,29 @@ def test_a_lifter_that_is_not_loaded_is_refused_by_name() -> None:
 def test_a_row_that_fails_fails_the_sequence() -> None:
     with pytest.raises(NotFinite):
         lifted(walk(100), rule=lambda row: NotFinite("no number") if row.points[0, 0, 0] > 200 else lifter(row))
+
+
+@pytest.mark.parametrize(("frames", "who"), [(1, "still"), (2, "moving"), (FRAMES, "moving"), (100, "moving")])
+def test_a_network_for_motion_of_the_same_window_lifts_all_but_lone_frames(frames: int, who: str) -> None:
+    async def main() -> Lifted:
+        still, moving = FakeEngine("lift", lifter), FakeEngine("lift", lifter)
+        still.label, moving.label = "still@1", "moving@1"
+        async with running(still, moving) as (one, other):
+            both = LiftPipeline(one, FRAMES, long=LiftPipeline(other, FRAMES))
+            assert both.moving.models == {"lift": "moving@1"}
+            return await both.lift(walk(frames), OPTIONS, call())
+
+    assert asyncio.run(main()).models == {"lift": f"{who}@1"}
+
+
+def test_a_network_of_a_longer_window_lifts_what_is_longer_and_no_stream() -> None:
+    async def main() -> tuple[list[Lifted], dict[str, str]]:
+        short, long = FakeEngine("lift", lifter), FakeEngine("lift", lifter)
+        short.label, long.label = "short@1", "long@1"
+        async with running(short, long) as (one, other):
+            both = LiftPipeline(one, FRAMES, long=LiftPipeline(other, FRAMES + 2))
+            return [await both.lift(walk(n), OPTIONS, call()) for n in (FRAMES, FRAMES + 1)], both.moving.models
+
+    (shorter, longer), moving = asyncio.run(main())
+    assert (shorter.models, longer.models) == ({"lift": "short@1"}, {"lift": "long@1"})
+    assert moving == {"lift": "short@1"}

@@ -77,7 +77,7 @@ class WindowRecipe:
     noisy: float = 0.6
     hidden: float = 0.15  # share with whole limbs or a half of the body unknown
     tilted: float = 0.05  # share whose world is turned by any angle: lying, hanging, upside down
-    kinds: float = 0.5  # a kind of motion is drawn by its minutes to this power (0: all alike): rare motion is what fails
+    kinds: float = 0.5  # a kind of motion is drawn by its minutes to this power; 0: all alike. Rare ones are what fails
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,24 @@ def keypoint_figures(coco: Mapping[str, Any], results: Sequence[Mapping[str, Any
     return values
 
 
+def mean_oks(coco: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> float:
+    """Mean over labelled people (crowds apart) of the best OKS that a result of their photo has, whatever its score.
+
+    0..1, and 0 for a person in whose photo nothing was found; -1 where nobody is labelled. Several people may share
+    a result: it is no measure of finding people, but with given boxes it tells of joints where AP is still 0.
+    """
+    found = defaultdict(list)
+    for result in results:
+        found[result["image_id"]].append(np.reshape(result["keypoints"], (17, 3)))
+    best = []
+    for each in coco["annotations"]:
+        if each["num_keypoints"] and not each.get("iscrowd"):
+            poses = found[each["image_id"]]
+            alike = oks(poses, [each["keypoints"]], [each["area"]], [each["bbox"]]) if poses else np.zeros(1)
+            best.append(alike.max())
+    return float(np.mean(best)) if best else -1.0
+
+
 def _matches(labels: list[Any], results: list[Any], area: tuple[float, float]) -> _Matches:
     """COCO's greedy matching of one photo."""
     low, high = area

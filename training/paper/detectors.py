@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from service.engines.framing import CropRow, PoseFraming
-from service.importing.checkpoints import read_checkpoint
 from service.networks import create
 
 from ..data.ahead import Ahead
@@ -25,9 +24,11 @@ from ..data.crops import CropMaker, CropRecipe
 from ..data.photos import PhotoSet, read_picture
 from ..distributed import Schedule, ScheduledRun, own_batches, together
 from ..loop import LoopRecipe
-from ..metrics.keypoints import keypoint_figures, only_joints, pose_score, suppress_alike
-from ..pose import PoseTask
+from ..metrics.keypoints import keypoint_figures, mean_oks, only_joints, pose_score, suppress_alike
+from ..pose import PoseTask, as_heatmaps, pictures_of
 from ..recipe import section
+from ..start import ended
+from .gates import watched
 from .where import Where
 
 APART = ("ap", "ar")  # figures that are told of seen and of hidden joints apart, too
@@ -35,16 +36,20 @@ APART = ("ap", "ar")  # figures that are told of seen and of hidden joints apart
 
 @dataclass(frozen=True)
 class EpochRecipe:
-    """The length of a training, and to what share of itself the rate falls every so many epochs (1: as `drops` say)."""
+    """The length of a training, and to what share of itself the rate falls every so many epochs (1: as `drops` say).
+
+    to_zero: the rate falls in a straight line over the whole training, to 0 at its last step.
+    """
 
     epochs: int = 210
     fall: float = 1.0
     fall_epochs: int = 2
     drops: tuple[int, ...] = ()  # epochs after which the rate is a tenth
+    to_zero: bool = False
 
 
 def build_detector(recipe: Mapping[str, Any], where: Where) -> nn.Module:
-    """The row's network; with the ImageNet backbone's weights where the recipe's `backbone` is true.
+    """The row's network; with the weights of an ImageNet backbone, or of a run, where the recipe's `backbone` is true.
 
     Raises:
         ValueError: the recipe starts from a backbone and none is given.
@@ -54,13 +59,13 @@ def build_detector(recipe: Mapping[str, Any], where: Where) -> nn.Module:
     if recipe.get("backbone"):
         file = where.backbones.get(network["name"])
         if file is None:
-            raise ValueError(f"the row starts from ImageNet weights: name them, --backbone {network['name']}=FILE")
-        start_from_backbone(module, network["name"], read_checkpoint(file).arrays)
+            raise ValueError(f"the row starts from given weights: name them, --backbone {network['name']}=FILE")
+        start_from_backbone(module, network["name"], ended(file))
     return module
 
 
 def start_from_backbone(module: nn.Module, name: str, arrays: Mapping[str, Any]) -> None:
-    """Copies what a backbone and the network have in common; head and attention stay as they were made.
+    """Copies what a backbone has; what it lacks (attention, and an ImageNet backbone the head) stays as it was made.
 
     Raises:
         ValueError: a weight is not the network's by name or shape; nothing has been copied then.
@@ -82,7 +87,8 @@ def train_detector(recipe: Mapping[str, Any], where: Where) -> nn.Module:
     loop = replace(loop, batch=max(1, loop.batch // processes.count))
     task = PoseTask(dict(recipe), [], where.device, where.bf16)
     photos = read_coco(where.data / "coco", "train2017")
-    maker = CropMaker([photos], section(recipe, "crops", CropRecipe), task.framing, loop.batch, loop.seed)
+    pictures = pictures_of([photos], where.picture_gb)
+    maker = CropMaker([photos], section(recipe, "crops", CropRecipe), task.framing, loop.batch, loop.seed, pictures)
     per_epoch = -(-len(maker.people) // (loop.batch * processes.count))
     loop = replace(loop, drops=tuple(per_epoch * epoch for epoch in epochs.drops))
     module = build_detector(recipe, where).to(memory_format=torch.channels_last)
@@ -93,6 +99,7 @@ def train_detector(recipe: Mapping[str, Any], where: Where) -> nn.Module:
         together(run.module, task.losses, processes, where.device, where.parts),
         lambda _: {},
         hours=float("inf"),
+        decay_steps=schedule.steps if epochs.to_zero else 0,
         checkpoint_s=where.checkpoint_s,
     )
     return run.module
@@ -103,6 +110,8 @@ def score_detector(
 ) -> dict[str, Any]:
     """COCO's ten figures on val2017 in percent, `ap` and `ar` also as `seen_ap`, `hidden_ap` and the like.
 
+    `oks` is the mean over labelled people, which tells weak networks apart where their AP is near 0. With attention
+    also `gate` and `gate_spread` over people, and `fixed_ap`, `fixed_oks` with every gate at its mean over people.
     Where no label is of a kind (no hidden joint, no large person) the figure is -100, COCO's -1.
     """
     photos = read_coco(where.data / "coco", "val2017")
@@ -110,9 +119,14 @@ def score_detector(
     task = PoseTask(dict(recipe), [], where.device, where.bf16)
     was = module.training
     module.eval()
-    results = detected_poses(module, task, photos, boxes, flip_test)
+    with watched(module) as gates:
+        results = detected_poses(module, task, photos, boxes, flip_test)
+        figures = keypoint_figures(photos.coco, results) | {"oks": mean_oks(photos.coco, results)} | gates.figures()
+        if gates.fix():
+            fixed = detected_poses(module, task, photos, boxes, flip_test)
+            figures |= {"fixed_ap": keypoint_figures(photos.coco, fixed)["ap"]}
+            figures |= {"fixed_oks": mean_oks(photos.coco, fixed)}
     module.train(was)
-    figures = keypoint_figures(photos.coco, results)
     for which in ("seen", "hidden"):
         apart = keypoint_figures(only_joints(photos.coco, which), results)
         figures |= {f"{which}_{name}": apart[name] for name in APART}
@@ -127,8 +141,8 @@ def detected_poses(
     found: dict[int, list[tuple[DetectedBox, Any]]] = defaultdict(list)
     for rows in _rows(photos, boxes, flip_test):
         crops = task.crops(torch.from_numpy(task.framing.inputs([row for _, row in rows])))
-        heatmaps = module(crops).float().cpu().numpy()
-        answers = task.framing.answers([heatmaps], [row for _, row in rows])
+        heatmaps = as_heatmaps(module(crops).float(), task.weights.kind, task.sigma)
+        answers = task.framing.answers([heatmaps.cpu().numpy()], [row for _, row in rows])
         for (box, _), points in zip(rows, answers, strict=True):
             found[box.image_id].append((box, points))
     results = []

@@ -15,9 +15,9 @@ from ..distributed import Processes
 class Where:
     """run: the row's folder. data: holds coco/, human36m/, 3dhp/. steps: 0 for the recipe's own length.
 
-    hours: of this call at most. parts: in how many a batch is computed. backbones: ImageNet weights by network, for the
-    pre-trained rows. checkpoint_s: seconds between two checkpoints. boxes: a file of detected people for COCO val;
-    without one the labelled boxes are used.
+    hours: of this call at most. parts: in how many a batch is computed. backbones: weights by network, for the rows
+    that start from some. checkpoint_s: seconds between two checkpoints. boxes: a file of detected people for COCO val;
+    without one the labelled boxes are used. picture_gb: memory for decoded pictures.
     """
 
     run: Path
@@ -32,3 +32,4 @@ class Where:
     backbones: Mapping[str, Path] = field(default_factory=dict)
     boxes: Path | None = None
     bf16: bool = False
+    picture_gb: float = 0.0

@@ -15,6 +15,7 @@ from training.metrics.keypoints import (
     FIGURES,
     SIGMAS,
     keypoint_figures,
+    mean_oks,
     oks,
     only_joints,
     pose_score,
@@ -169,6 +170,19 @@ def test_a_second_result_on_one_person_is_wrong_and_on_a_crowd_is_not() -> None:
 def test_no_result_scores_nought_and_no_label_is_minus_one() -> None:
     assert keypoint_figures(labelled(person(1, 1, POSE)), [])["ap"] == 0
     assert set(keypoint_figures(labelled(), [result(1, POSE, 1.0)]).values()) == {-1.0}
+
+
+def test_mean_oks_takes_each_labelled_persons_best_result_whatever_its_score() -> None:
+    area = 4900.0
+    moved = POSE.copy()
+    moved[5, 0] += np.sqrt(area) * 2 * SIGMAS[5]
+    near = (16 + np.exp(-0.5)) / 17
+    crowd, unlabelled = person(3, 1, POSE + 300, iscrowd=1), person(4, 2, POSE, visible=0, num_keypoints=0)
+    truth = labelled(person(1, 1, POSE, area=area), person(2, 2, POSE, area=area), crowd, unlabelled)
+    results = [result(1, moved, 0.1), result(1, POSE + 400, 0.9)]
+    assert mean_oks(truth, results) == pytest.approx(near / 2), "nothing was found of the second"
+    assert mean_oks(truth, [*results, result(2, POSE, 0.0)]) == pytest.approx((near + 1) / 2)
+    assert mean_oks(labelled(crowd, unlabelled), results) == -1.0
 
 
 def test_a_result_of_an_unknown_photo_is_refused() -> None:

@@ -17,13 +17,14 @@ from service.engines.framing import CropRow
 from service.networks import create
 from training import table as command
 from training.check import killed_and_resumed, shortened
-from training.data.coco import DetectedBox, read_coco
+from training.data.coco import DetectedBox, labelled_boxes, read_coco
 from training.data.human36m import TESTING, read_human36m
 from training.data.takes import mirrored, normalised
 from training.fixtures import write_fixtures
+from training.loop import Run
 from training.paper import detectors, lifters
 from training.paper.report import as_json, figure_of, markdown, plot, terminal
-from training.paper.rows import Row, Table, every_row, read_table
+from training.paper.rows import Row, Table, every_row, merged, read_table
 from training.paper.where import Where
 from training.pose import PoseTask
 
@@ -232,6 +233,53 @@ def test_a_row_that_starts_from_a_backbone_says_when_there_is_none(data: Path, t
     row = next(row for row in read_table("I").rows if row.name == "w32-pretrained")
     with pytest.raises(ValueError, match="--backbone hrnet-w32=FILE"):
         command.train_and_score(shortened(row.recipe), Where(tmp_path, data, CPU, steps=1))
+
+
+def test_a_row_with_attention_starts_as_the_plain_row_whose_run_it_is_given(data: Path, tmp_path: Path) -> None:
+    rows = {row.name: merged(shortened(row.recipe), {"backbone": True}) for row in read_table("VII").rows}
+    plain = {key: value for key, value in rows["none"].items() if key != "backbone"}
+    trained = detectors.train_detector(plain, Where(tmp_path / "plain", data, CPU, steps=2)).eval()
+    where = Where(tmp_path / "row", data, CPU, backbones={"hrnet-w16": tmp_path / "plain" / "latest.pt"})
+    crops = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for name in ("none", "sub3", "output"):
+            started = detectors.build_detector(rows[name], where).eval()
+            torch.testing.assert_close(started(crops), trained(crops), rtol=1e-4, atol=1e-4)
+
+
+def test_a_rate_that_falls_to_zero_leaves_the_last_step_next_to_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+    take_step = Run._take_step
+
+    def watched_step(run: Run, *rest: Any) -> dict[str, Tensor]:
+        sums = take_step(run, *rest)
+        rates.append(run.optimiser.param_groups[0]["lr"])
+        return sums
+
+    monkeypatch.setattr(Run, "_take_step", watched_step)
+    recipe = merged(recipe_of_ours(), {"epochs": {"to_zero": True, "drops": []}, "loop": {"rate": 1e-3}})
+    detectors.train_detector(recipe, Where(tmp_path, data, CPU, steps=4))
+    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+
+
+def test_logits_are_scored_as_the_heatmaps_that_their_loss_makes_of_them(data: Path) -> None:
+    recipe = merged(recipe_of_ours(), {"loss": {"kind": "cross_entropy"}})
+    task = PoseTask(dict(recipe), [], CPU, False)
+    photos = read_coco(data / "coco", "val2017")
+    scores: dict[float, float] = {}
+    for sharpness in (0.0, 100.0):
+
+        class OneCell(nn.Module):
+            def forward(self, crops: Tensor) -> Tensor:
+                logits = torch.full((len(crops), 17, 16, 16), -1000.0)
+                logits[:, :, 8, 8] = -1000.0 + sharpness  # noqa: B023
+                return logits
+
+        results = detectors.detected_poses(OneCell(), task, photos, labelled_boxes(photos.photos), flip_test=False)
+        scores[sharpness] = max(result["score"] for result in results)
+    assert scores[100.0] == pytest.approx(1.0) and scores[0.0] == 0.0, "a heatmap without a peak is sure of nothing"
 
 
 @pytest.mark.parametrize("name", ["stage1", "literal"])
