@@ -35,9 +35,10 @@ class Raw:
 
 
 def loaded(role: Role, settings: Settings | None = None) -> Engine:
-    """The store's default model of a role, warmed."""
+    """The store's default model of a role, warmed; of the lifters the one for what moves."""
     settings = settings or Settings()
-    entry = Store(settings.store or embedded_store()).default(role)
+    store = Store(settings.store or embedded_store())
+    entry = (store.long_lifter() if role == "lift" else None) or store.default(role)
     return load_engine(entry.manifest, entry.load, settings, choose_device(settings.device), lanes(settings))
 
 

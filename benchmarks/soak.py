@@ -53,7 +53,7 @@ def soak(served: Served, minutes: float) -> list[dict[str, Any]]:
             "shed": heard.count(503),
             "failed": heard.failed,
             "abandoned_total": since(before, after, "abandoned_total"),
-            "queue_rows_after": after['queue_rows{network="lift"}'],
+            "queue_rows_after": after['queue_rows{network="lift_long"}'],
             "memory_mb_first": round(float(memory[0]), 1),
             "memory_mb_last": round(float(memory[-1]), 1),
             "memory_mb_a_minute": round(slope, 3),

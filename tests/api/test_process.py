@@ -143,7 +143,7 @@ class Clips:
 
 
 def test_deadlines_hold_while_the_device_is_busy_and_a_lost_device_answers_all_and_ends_with_70(tmp_path: Path) -> None:
-    with process(tmp_path) as here, ThreadPoolExecutor(8) as pool:
+    with process(tmp_path, "--threads", "1") as here, ThreadPoolExecutor(8) as pool:
         assert here.lift().status_code == 200
         here.tell("seconds", "4")
         waiting = [pool.submit(here.lift) for _ in range(8)]
@@ -235,4 +235,5 @@ def test_memory_is_flat_under_load(tmp_path: Path) -> None:
                 caller.join(60)
         assert here.metric("abandoned_total") > 50
         assert held[1] - held[0] < 24 * 2**20
-        wait_until(lambda: here.metric('queue_rows{network="pose"}') == here.metric('queue_rows{network="lift"}') == 0)
+        queues = [f'queue_rows{{network="{network}"}}' for network in ("pose", "lift")]
+        wait_until(lambda: all(here.metric(queue) == 0 for queue in queues))
