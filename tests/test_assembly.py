@@ -23,12 +23,13 @@ from service.assembly import LONG, Service, build
 from service.engines.openvino_engine import openvino_available
 from service.errors import NotReady, QueueFull, ServiceError, SettingWrong, StoreBroken, Unknown
 from service.geometry.alignment import stature
-from service.media.pictures import Picture
+from service.media.pictures import Picture, PictureLimits
 from service.media.videos import ClipLimits, open_clip
 from service.pipelines.call import Call, Class
 from service.pipelines.clip import ClipFrame, ClipOptions
 from service.pipelines.lift import LiftOptions
 from service.pipelines.live import LiveOptions
+from service.pipelines.live_frames import LiveFramesOptions
 from service.pipelines.photo import PhotoAnswer, PhotoOptions
 from service.settings import Settings
 from service.store.manifest import ROLES, Manifest
@@ -153,6 +154,17 @@ def test_the_flip_test_agrees_with_the_plain_answer(started: Started, astronaut:
 
 def test_a_picture_without_people_has_nobody(started: Started) -> None:
     assert people_of(started, np.full((240, 320, 3), 90, np.uint8)).people == ()
+
+
+def test_clips_and_streams_are_lifted_by_the_network_for_motion_and_say_so(started: Started) -> None:
+    service = started.service
+    moving = service.store.long_lifter()
+    assert moving is not None
+    limits = PictureLimits(1_000_000, 16, 2000)
+    assert service.clip.lift.models == service.live(LiveOptions("coco17", (640, 480))).lift.models
+    assert service.clip.lift.models == {"lift": moving.label}
+    assert service.live_frames(LiveFramesOptions(), limits).models["lift"] == moving.label
+    assert service.photo.models["lift"] == service.store.default("lift").label
 
 
 def test_callers_at_once_share_batches_and_get_what_they_get_alone(started: Started) -> None:

@@ -113,9 +113,10 @@ class ClipPipeline:
 
     async def blocks(self, clip: Clip, options: ClipOptions, call: Call) -> AsyncGenerator[list[Item], None]:
         """As `run`, with what is known at the same time told together."""
-        check_models(options.photo.models, self.photo.models)
+        models = self.photo.models | self.lift.models  # of the lifters, the one for what moves
+        check_models(options.photo.models, models)
         camera = choose_camera(clip.width, clip.height, options.photo.camera)
-        yield [ClipStart(clip.width, clip.height, clip.rate, clip.frames, clip.duration, camera, self.photo.models)]
+        yield [ClipStart(clip.width, clip.height, clip.rate, clip.frames, clip.duration, camera, models)]
         frames, context = STRIDE, self.lift.context
         story = Story(_telling(options, camera, (clip.width, clip.height)), frames, context)
         told_s, last_s = 0.0, 0.0

@@ -100,7 +100,7 @@ class LiveFrames:
 
     @property
     def models(self) -> dict[str, str]:
-        return self.photo.models
+        return self.photo.models | self.photo.lift.moving.models
 
     def forget(self) -> None:
         """After a pause: people are followed anew, under new ids."""
