@@ -26,8 +26,9 @@ RUN python -m pip wheel --no-deps --wheel-dir /wheels .
 
 
 # The packages go into a folder of their own, which alone reaches the image: no wheel, no cache, no build tool.
-# torch comes first, by version alone, since each index has its own build of it; then, with hashes, all else of the lock
-# file (`make lock`); ours last, in a layer of its own, so that a change of our code leaves the others as they are.
+# torch comes first: for CUDA with the hashes of its lock file, else by version alone, since each index has its own build
+# of it; then, with hashes, all else of the lock file (`make lock`); ours last, in a layer of its own, so that a change of
+# our code leaves the others as they are.
 FROM base AS packages-cpu
 ARG TORCH_VERSION
 ARG TORCHVISION_VERSION
@@ -47,11 +48,17 @@ RUN python -m pip --python /opt/poselift/bin/python install --no-deps /wheels/*.
 FROM base AS packages-cuda
 ARG TORCH_VERSION
 ARG TORCHVISION_VERSION
-# The default index has the CUDA build. For another CUDA: --build-arg TORCH_CUDA_INDEX_URL=<torch's index for it>.
+# The default index has the CUDA build. For another CUDA: --build-arg TORCH_CUDA_INDEX_URL=<torch's index for it>, whose
+# device libraries no lock file pins.
 ARG TORCH_CUDA_INDEX_URL=
+COPY docker/requirements-torch-cuda.lock /locks/
 RUN python -m venv --without-pip /opt/poselift \
-    && python -m pip --python /opt/poselift/bin/python install \
-        ${TORCH_CUDA_INDEX_URL:+--index-url "$TORCH_CUDA_INDEX_URL"} "torch==${TORCH_VERSION}" "torchvision==${TORCHVISION_VERSION}"
+    && if [ -z "$TORCH_CUDA_INDEX_URL" ]; then \
+        python -m pip --python /opt/poselift/bin/python install --no-deps --require-hashes --requirement /locks/requirements-torch-cuda.lock; \
+    else \
+        python -m pip --python /opt/poselift/bin/python install \
+            --index-url "$TORCH_CUDA_INDEX_URL" "torch==${TORCH_VERSION}" "torchvision==${TORCHVISION_VERSION}"; \
+    fi
 COPY docker/requirements-cuda.lock /locks/
 RUN python -m pip --python /opt/poselift/bin/python install --no-deps --require-hashes --requirement /locks/requirements-cuda.lock
 COPY --from=wheel /wheels /wheels

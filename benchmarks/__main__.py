@@ -78,7 +78,7 @@ def _overload(bench: Bench) -> report.Lines:
 
 
 def _soak(bench: Bench) -> report.Lines:
-    """80 % of the capacity for --minutes, a fifth of the callers vanishing: memory, errors, drift"""
+    """80 % of the capacity in windows, photos, clips and live streams, a fifth vanishing: memory, errors, leftovers"""
     return soak.soak(bench.here, bench.given.minutes)
 
 

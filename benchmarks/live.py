@@ -89,13 +89,26 @@ def _dial(url: str) -> connect:
     )
 
 
-async def stream(url: str, fps: float, seconds: float, latency: str, heard: Heard, warm_up_s: float) -> None:
-    """One well-behaved stream: a frame every 1 / fps seconds whether or not the last one is answered."""
+async def stream(
+    url: str,
+    fps: float,
+    seconds: float,
+    latency: str,
+    heard: Heard,
+    warm_up_s: float,
+    leaves_after_s: float | None = None,
+) -> None:
+    """One stream: a frame every 1 / fps seconds whether or not the last one is answered.
+
+    leaves_after_s: from when on nobody is there any more; without it, it ends as it should.
+    """
     phase = random.random() * 2 * math.pi
     frames = round((warm_up_s + seconds) * fps)
     first_counted = round(warm_up_s * fps)
     sent_at: dict[int, float] = {}
     async with _dial(url) as socket:
+        if leaves_after_s is not None:
+            asyncio.get_running_loop().call_later(leaves_after_s, socket.transport.abort)
         start = {"type": "start", "skeleton": "coco17", "image_size": SIZE, "fps": fps, "latency": latency}
         await socket.send(msgpack.packb(start))
 
@@ -125,7 +138,8 @@ async def stream(url: str, fps: float, seconds: float, latency: str, heard: Hear
                     heard.errors += 1
         except websockets.ConnectionClosed:
             pass
-        await sending
+        with contextlib.suppress(websockets.ConnectionClosed):
+            await sending
         heard.dropped += max(0, dropped["now"] - dropped["before"])
         heard.codes.append(socket.close_code)
 

@@ -1,8 +1,8 @@
 """An open loop: requests that come by chance and wait for nobody, some of whose callers vanish. Seconds.
 
 The generator is a process of its own that writes bytes made beforehand to raw sockets and looks at nothing of an answer
-but its status and length. Latencies count from when a request was due, so a generator that is late hides nothing; how
-late it was is told.
+but its status and length, and of a clip's lines at whether one tells an error. Latencies count from when a request was
+due, so a generator that is late hides nothing; how late it was is told.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 LEFT, BROKEN = 0, -1  # instead of a status: the caller vanished; the connection ended without an answer
 VANISH_S = 0.02  # within which a caller who vanishes does: sooner than most answers come
+LAST_CHUNK, ERROR_LINE = b"\r\n0\r\n\r\n", b'{"type":"error"'
 PATIENCE_S = 60.0  # for the last answers
 
 
@@ -54,15 +56,28 @@ class Heard:
 
 
 def open_loop(
-    port: int, path: str, body: bytes, kind: str, rate: float, seconds: float, vanish: float = 0.0, seed: int = 0
+    port: int,
+    path: str,
+    body: bytes | Sequence[bytes],
+    kind: str,
+    rate: float,
+    seconds: float,
+    vanish: float = 0.0,
+    within: float = VANISH_S,
+    seed: int = 0,
 ) -> Heard:
-    """Posts the body `rate` times a second by chance, for so long. vanish: the part of callers who do."""
+    """Posts the body, or any of several, `rate` times a second by chance, for so long.
+
+    vanish: the part of callers who do; within: seconds in which they do.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        request, heard = Path(folder, "request"), Path(folder, "heard.npy")
+        requests, heard = Path(folder, "requests"), Path(folder, "heard.npy")
+        requests.mkdir()
         head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {kind}\r\n"
-        request.write_bytes(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        command = [sys.executable, "-m", "benchmarks.poisson", str(port), str(request), str(heard)]
-        command += [str(rate), str(seconds), str(vanish), str(seed)]
+        for n, each in enumerate([body] if isinstance(body, bytes) else body):
+            (requests / str(n)).write_bytes(f"{head}Content-Length: {len(each)}\r\n\r\n".encode() + each)
+        command = [sys.executable, "-m", "benchmarks.poisson", str(port), str(requests), str(heard)]
+        command += [str(rate), str(seconds), str(vanish), str(within), str(seed)]
         told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         due, late, took, status = np.load(heard)
     return Heard(due, late, took, status.astype(np.int64), told["cpu"])
@@ -84,7 +99,7 @@ class _Connection(asyncio.Protocol):
 
     def ask(self, due: float, vanish_after: float | None) -> None:
         self._due, self._sent, self._got, self._asking = due, time.perf_counter(), b"", True
-        self._transport.write(self._generator.request)
+        self._transport.write(self._generator.request())
         if vanish_after is not None:
             self._leaving = asyncio.get_running_loop().call_later(vanish_after, self._leave)
 
@@ -95,10 +110,12 @@ class _Connection(asyncio.Protocol):
             return
         head = self._got[:end].lower()
         at = head.find(b"content-length: ")
-        length = int(head[at + 16 :].split(b"\r\n", 1)[0])
-        if len(self._got) < end + 4 + length:
+        if at < 0:  # in chunks, as lines are
+            if not self._got.endswith(LAST_CHUNK):
+                return
+        elif len(self._got) < end + 4 + int(head[at + 16 :].split(b"\r\n", 1)[0]):
             return
-        self._end(int(head[9:12]))
+        self._end(BROKEN if at < 0 and ERROR_LINE in self._got else int(head[9:12]))
         if b"connection: close" in head:
             self._transport.close()
         else:
@@ -123,11 +140,14 @@ class _Connection(asyncio.Protocol):
 
 
 class _Generator:
-    def __init__(self, port: int, request: bytes) -> None:
-        self.port, self.request = port, request
+    def __init__(self, port: int, requests: Sequence[bytes], seed: int) -> None:
+        self.port, self._requests, self._which = port, requests, random.Random(seed)
         self.idle: list[_Connection] = []
         self.heard: list[tuple[float, float, float, int]] = []
         self._open = 0
+
+    def request(self) -> bytes:
+        return self._which.choice(self._requests)
 
     def note(self, due: float, sent: float, status: int) -> None:
         self.heard.append((due, sent - due, time.perf_counter() - due, status))
@@ -142,13 +162,13 @@ class _Generator:
             return
         connection.ask(due, vanish_after)
 
-    async def run(self, rate: float, seconds: float, vanish: float, chance: random.Random) -> None:
+    async def run(self, rate: float, seconds: float, vanish: float, within: float, chance: random.Random) -> None:
         began = due = time.perf_counter()
         connecting: set[asyncio.Task[None]] = set()
         while (due := due + chance.expovariate(rate)) < began + seconds:
             if (wait := due - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
-            vanish_after = chance.uniform(0, VANISH_S) if chance.random() < vanish else None
+            vanish_after = chance.uniform(0, within) if chance.random() < vanish else None
             self._open += 1
             if self.idle:
                 self.idle.pop().ask(due, vanish_after)
@@ -164,17 +184,18 @@ class _Generator:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.poisson", description=__doc__)
-    for name, kind in (("port", int), ("request", Path), ("heard", Path)):
+    for name, kind in (("port", int), ("requests", Path), ("heard", Path)):
         parser.add_argument(name, type=kind)
-    for name in ("rate", "seconds", "vanish"):
+    for name in ("rate", "seconds", "vanish", "within"):
         parser.add_argument(name, type=float)
     parser.add_argument("seed", type=int)
     given = parser.parse_args()
     with suppress(OSError):
         os.nice(-10)  # late by the service's own work, it would measure itself
-    generator = _Generator(given.port, given.request.read_bytes())
+    requests = [file.read_bytes() for file in sorted(given.requests.iterdir())]
+    generator = _Generator(given.port, requests, given.seed)
     began, spent = time.perf_counter(), time.process_time()
-    uvloop.run(generator.run(given.rate, given.seconds, given.vanish, random.Random(given.seed)))
+    uvloop.run(generator.run(given.rate, given.seconds, given.vanish, given.within, random.Random(given.seed)))
     cpu = (time.process_time() - spent) / (time.perf_counter() - began)
     np.save(given.heard, np.array(generator.heard).T.reshape(4, -1))
     print(json.dumps({"cpu": round(cpu, 3)}))

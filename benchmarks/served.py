@@ -5,6 +5,7 @@ Knows no load. CPU times are seconds, memory bytes.
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -12,8 +13,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import psutil
@@ -27,6 +29,7 @@ class Served:
 
     url: str
     pid: int
+    temporary: Path  # a folder for its temporary files alone
 
     @property
     def port(self) -> int:
@@ -44,6 +47,19 @@ class Served:
 
     def memory_bytes(self) -> int:
         return int(psutil.Process(self.pid).memory_info().rss)
+
+    def open_files(self) -> int:
+        """Of all kinds: files, sockets, pipes."""
+        return int(psutil.Process(self.pid).num_fds())
+
+    def temporary_files(self) -> int:
+        """Those in its folder, and those that it holds open without a name."""
+        held = 0
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                target = str(link.readlink())
+                held += target.startswith(str(self.temporary)) and target.endswith("(deleted)")
+        return held + sum(1 for path in self.temporary.rglob("*") if path.is_file())
 
     def metrics(self) -> dict[str, float]:
         """Each sample by its name and labels, as /metrics writes them, without the prefix `poselift_`."""
@@ -71,15 +87,19 @@ def under(before: dict[str, float], after: dict[str, float], histogram: str, sha
 
 
 @contextmanager
-def own_service(*flags: str) -> Iterator[tuple[str, int]]:
-    """A service of this tree on a free port, ready: its address and process id. flags: further ones of `serve`."""
+def own_service(*flags: str, temporary: str | None = None) -> Iterator[tuple[str, int]]:
+    """A service of this tree on a free port, ready: its address and process id.
+
+    flags: further ones of `serve`; temporary: a folder for its temporary files, else the system's.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--log-level", "warning"]
     # Under overload it has a line for each refusal, which is for a file, not for who reads the figures.
     command += ["--drain-delay-s", "0", *flags]
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stderr=log) as process:
+    environment = os.environ | ({"TMPDIR": temporary} if temporary else {})
+    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stderr=log, env=environment) as process:
         try:
             url = f"http://127.0.0.1:{port}"
             for _ in range(600):
@@ -101,5 +121,8 @@ def own_service(*flags: str) -> Iterator[tuple[str, int]]:
 @contextmanager
 def served(*flags: str) -> Iterator[Served]:
     """As `own_service`, with what can be read of it. Its callers share a queue as one: no share is kept from any."""
-    with own_service("--caller-share", "1", *flags) as (url, pid):
-        yield Served(url, pid)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        own_service("--caller-share", "1", *flags, temporary=folder) as (url, pid),
+    ):
+        yield Served(url, pid, Path(folder))

@@ -104,6 +104,14 @@ def torch_pins(dockerfile: str) -> dict[str, str]:
     return {name: re.findall(rf"^ARG {arg}=(\S+)$", dockerfile, re.MULTILINE)[0] for name, arg in names.items()}
 
 
+def packages_of(target: str) -> tuple[list[tuple[str, str, str]], dict[str, str]]:
+    """Of an image: what is pinned with a hash, as `pinned` has it, and name to version of what is without."""
+    packages = pinned((ROOT / f"docker/requirements-{target}.lock").read_text())
+    if target == "cuda":
+        return [*packages, *pinned((ROOT / "docker/requirements-torch-cuda.lock").read_text())], {}
+    return packages, torch_pins((ROOT / "Dockerfile").read_text())
+
+
 def image_tags(of: str, registry: str) -> list[str]:
     """What the images are called: the version and its minor line; the CPU's, the default, also without a suffix."""
     minor = of.rsplit(".", 1)[0]
@@ -125,10 +133,9 @@ def main() -> None:
     wheel = DIST / f"poselift-{of}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as opened:
         inside = [name for name in opened.namelist() if name.endswith("weights.safetensors")]
-    torch = torch_pins((ROOT / "Dockerfile").read_text())
     for target in ("cpu", "cuda"):
-        packages = pinned((ROOT / f"docker/requirements-{target}.lock").read_text())
-        text = sbom(of, packages, torch, models(ROOT / "model_store"))
+        packages, by_version = packages_of(target)
+        text = sbom(of, packages, by_version, models(ROOT / "model_store"))
         (DIST / f"poselift-{of}-{target}.cdx.json").write_text(text)
     (DIST / f"CHANGELOG-{of}.md").write_text(section)
     tags = image_tags(of, given.registry)

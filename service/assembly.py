@@ -8,7 +8,7 @@ import importlib.metadata
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -28,6 +28,7 @@ from service.errors import NotReady, OutOfRange, QueueFull, SettingWrong, StoreB
 from service.media.pictures import PictureLimits
 from service.metrics import Metrics
 from service.networks import TORCHVISION, create, load_weights
+from service.pipelines.certainty import Certainty
 from service.pipelines.clip import ClipPipeline
 from service.pipelines.lift import LiftPipeline
 from service.pipelines.live import LiveKeypoints, LiveOptions
@@ -114,11 +115,13 @@ class Service:
             )
             self._scheduler = scheduler
             choices = {role: partial(self._entry, role) for role in ROLES} | {LONG: self._long_lifter}
-            for slot, choose in choices.items():
-                entry = choose()
-                if entry is None:
-                    continue
-                engine = await device.run(load_engine, entry.manifest, entry.load, settings, device.name, device.lanes)
+            chosen = {slot: entry for slot, choose in choices.items() if (entry := choose()) is not None}
+            # Side by side on a CPU, each in a lane: one network is compiled while the next is converted.
+            engines = await all_or_none(
+                device.run(load_engine, entry.manifest, entry.load, settings, device.name, device.lanes)
+                for entry in chosen.values()
+            )
+            for (slot, entry), engine in zip(chosen.items(), engines, strict=True):
                 self.entries[slot], self.engines[slot] = entry, engine
                 self._batchers[slot] = scheduler.add(engine)
                 self._tell_model(entry.manifest, engine, device.name)
@@ -143,7 +146,8 @@ class Service:
         """The pipelines over the engines in use. What has begun keeps those that it began with."""
         batchers = self._batchers
         self.lift = self._lifter("lift", self._lifter(LONG) if LONG in batchers else None)
-        self.photo = PhotoPipeline(batchers["person"], batchers["pose"], self.lift, self._presence())
+        scores = self._presence(), self._certainty()
+        self.photo = PhotoPipeline(batchers["person"], batchers["pose"], self.lift, *scores)
         self.clip = ClipPipeline(self.photo, self.lift.moving, self.in_decode_pool)
 
     def _lifter(self, slot: str, long: LiftPipeline | None = None) -> LiftPipeline:
@@ -158,6 +162,14 @@ class Service:
             return Presence.read(self.entries["person"].manifest.presence, self.entries["pose"].label)
         except ValueError as error:
             raise StoreBroken(f"the manifest of {self.entries['person'].label}: {error}") from error
+
+    def _certainty(self) -> Certainty | None:
+        """What makes scores of the detector's peaks, if it was fitted for it."""
+        entry = self.entries["pose"]
+        try:
+            return Certainty.read(entry.manifest.certainty)
+        except ValueError as error:
+            raise StoreBroken(f"the manifest of {entry.label}: {error}") from error
 
     async def load_model(self, label: str) -> str:
         """Gives a version of the store the role that its manifest names: `name@version` of what now serves it.
@@ -368,6 +380,16 @@ def _find(store: Store, label: str) -> Entry:
     if label in broken:
         raise Unreadable(f"{label} cannot be loaded: {broken[label]}", field="model")
     return store.find(label)
+
+
+async def all_or_none(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What all of them return, in order; after the first error, what has not begun never does."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def load_engine(

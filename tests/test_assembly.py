@@ -230,10 +230,18 @@ def test_a_live_stream_answers_with_the_embedded_lifter(started: Started) -> Non
 
 
 def store_of(folder: Path, change: Callable[[Manifest, dict[str, Any]], tuple[Manifest, dict[str, Any]]]) -> Path:
-    """A store of the embedded finder alone, changed."""
+    """A store of the embedded models whose finder is changed."""
     entry = Store(embedded_store()).find(FINDER)
     manifest, arrays = change(entry.manifest, entry.load())
     Store(folder).add(manifest, arrays, "card")
+    return with_others(folder)
+
+
+def with_others(folder: Path) -> Path:
+    """The store with a detector and a lifter beside its finder."""
+    for role in ("pose", "lift"):
+        source = Store(embedded_store()).default(role, permissive=True).folder
+        shutil.copytree(source, folder / source.parent.name / source.name)
     return folder
 
 
@@ -269,7 +277,7 @@ def test_a_changed_file_is_refused_by_its_checksum(tmp_path: Path) -> None:
     body = bytearray(weights.read_bytes())
     body[-1] ^= 1
     weights.write_bytes(body)
-    failing(on_cpu(store=tmp_path / "store"), StoreBroken, str(weights), "sha256")
+    failing(on_cpu(store=with_others(tmp_path / "store")), StoreBroken, str(weights), "sha256")
 
 
 def test_a_missing_key_is_named_with_its_file(tmp_path: Path) -> None:

@@ -15,11 +15,16 @@ import torch
 
 from service.store.store import embedded_store
 
-from . import calibrate, check, detect, lift, person, pose, release, render, table, whole_way
+from . import calibrate, certainty, check, detect, lift, person, pose, release, render, table, whole_way
 from .recipe import read_recipe
 
 TASKS = {"lift": lift.train, "pose": pose.train, "person": person.train}
-PAPER = {"table": table, "check": check, "detect": detect}  # each file has a function of its name
+PAPER = {
+    "table": table,
+    "check": check,
+    "detect": detect,
+    "certainty": certainty,
+}  # each file has a function of its name
 
 
 def parser() -> argparse.ArgumentParser:

@@ -152,21 +152,27 @@ def fit(given: Candidates) -> Presence:
     """
     if given.person.all() or not given.person.any():
         raise ValueError(f"{len(given.person)} candidates, of whom {given.person.sum()} are people: nothing to learn")
-    mean, spread = given.known.mean(0), given.known.std(0) + 1e-9
-    inputs = np.column_stack([(given.known - mean) / spread, np.ones(len(given.known))])
-    shrink = SHRINKAGE * np.r_[np.ones(len(FIGURES)), 0]
+    weights, offset = logistic(given.known, given.person.astype(np.float64))
+    rounded = {name: round(float(weight), 5) for name, weight in zip(FIGURES, weights, strict=True)}
+    return Presence(rounded, round(offset, 5))
+
+
+def logistic(known: Floats, wanted: Floats) -> tuple[Floats, float]:
+    """(figures,) weights and the offset whose sigmoid comes nearest to wanted (n,) in 0..1, of known (n, figures)."""
+    mean, spread = known.mean(0), known.std(0) + 1e-9
+    inputs = np.column_stack([(known - mean) / spread, np.ones(len(known))])
+    shrink = SHRINKAGE * np.r_[np.ones(known.shape[1]), 0]
     weights = np.zeros(inputs.shape[1])
     for _ in range(STEPS):
         chance = 1 / (1 + np.exp(-inputs @ weights))
-        slope = inputs.T @ (chance - given.person) / len(inputs) + shrink * weights
+        slope = inputs.T @ (chance - wanted) / len(inputs) + shrink * weights
         bend = (inputs * (chance * (1 - chance))[:, None]).T @ inputs / len(inputs) + np.diag(shrink + 1e-9)
         weights = weights - np.linalg.solve(bend, slope)
     plain = weights[:-1] / spread
-    rounded = {name: round(float(weight), 5) for name, weight in zip(FIGURES, plain, strict=True)}
-    return Presence(rounded, round(float(weights[-1] - plain @ mean), 5))
+    return plain, float(weights[-1] - plain @ mean)
 
 
-def reliability(chances: Floats, person: NDArray[np.bool_]) -> dict[str, Any]:
+def reliability(chances: Floats, person: NDArray[np.bool_] | Floats) -> dict[str, Any]:
     """How far the chances are from shares of people: `error`, the mean distance over bins of equal width by their size
     (expected calibration error), and `bins`, a line each: candidates, mean chance, share of people."""
     bins = np.minimum((chances * BINS).astype(int), BINS - 1)

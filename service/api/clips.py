@@ -188,6 +188,8 @@ async def _with_progress(blocks: AsyncIterator[list[Item]]) -> AsyncGenerator[li
                 following.cancel()
                 with suppress(asyncio.CancelledError, Exception):
                     await following
+            # Its error's traceback holds this frame, and the clip's last pictures with it, until a collection.
+            del following
 
 
 def clip_limits(settings: Settings) -> ClipLimits:

@@ -90,12 +90,13 @@ class Batcher:
         held = held_bytes(rows)
         self._admit(rows, sum(held), caller, deadline, now)
         ticket = Ticket(len(rows), loop.create_future(), self._tracing.here)
-        for index, row in enumerate(rows):
-            waiting = Waiting(row, row.cost, klass, caller, deadline, now, (ticket, index), held[index])
-            ticket.waiting.append(waiting)
-            self.line.add(waiting)
-        self._queue_rows.set(self.line.rows)
-        self._changed.set()
+        self._line_up(
+            ticket,
+            [
+                Waiting(row, row.cost, klass, caller, deadline, now, (ticket, index), held[index])
+                for index, row in enumerate(rows)
+            ],
+        )
         expiry = loop.call_at(deadline, self._expire, ticket)
         try:
             return await ticket.answer, ticket.queued_s
@@ -105,9 +106,23 @@ class Batcher:
         finally:
             # After a failure, a deadline or a caller's leaving, what is still queued is not worth device time.
             expiry.cancel()
-            for waiting in ticket.waiting:
-                self.line.leave(waiting)
-            self._queue_rows.set(self.line.rows)
+            self._leave(ticket)
+            # What it was refused with holds this frame, the frame would hold the ticket, and that the refusal: a ring,
+            # whose pictures wait for a collection, of which there are few.
+            del ticket
+
+    def _line_up(self, ticket: Ticket, waiting: list[Waiting]) -> None:
+        ticket.waiting = waiting
+        for each in waiting:
+            self.line.add(each)
+        self._queue_rows.set(self.line.rows)
+        self._changed.set()
+
+    def _leave(self, ticket: Ticket) -> None:
+        for waiting in ticket.waiting:
+            self.line.leave(waiting)
+        ticket.waiting.clear()  # they hold the ticket: another ring
+        self._queue_rows.set(self.line.rows)
 
     def knock(self, caller: str) -> None:
         """Raises QueueFull, ShareUsedUp or NotReady where not one more row would be let in now.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,9 @@ from torch import nn
 
 from .device import Lanes
 from .engine import Infer
+
+# Tracing, warnings' filters and torch's count of threads are the process's; compiling is not.
+_TRACING = threading.Lock()
 
 
 def openvino_available() -> bool:
@@ -120,15 +124,16 @@ def _converted(openvino: Any, module: nn.Module, example: torch.Tensor) -> Any:
     It is traced as a function, once and by one thread: left to itself, `convert_model` traces every submodule as one of
     its own, and then all again to check, which took lite-hrnet 7 s instead of 2.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            # OpenVINO's way in is the old one; what the networks ask about their input's sides holds for all batches.
-            warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
-            warnings.filterwarnings("ignore", message="Converting a tensor to a Python boolean")
-            trace: Any = torch.jit.trace
-            traced = trace(lambda inputs: module(inputs), example, check_trace=False)
-            return openvino.convert_model(traced, example_input=example)
-    finally:
-        torch.set_num_threads(threads)
+    with _TRACING:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                # OpenVINO's way in is the old one; what the networks ask about their input's sides holds for any batch.
+                warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
+                warnings.filterwarnings("ignore", message="Converting a tensor to a Python boolean")
+                trace: Any = torch.jit.trace
+                traced = trace(lambda inputs: module(inputs), example, check_trace=False)
+                return openvino.convert_model(traced, example_input=example)
+        finally:
+            torch.set_num_threads(threads)

@@ -118,7 +118,7 @@ class ClipPipeline:
         camera = choose_camera(clip.width, clip.height, options.photo.camera)
         yield [ClipStart(clip.width, clip.height, clip.rate, clip.frames, clip.duration, camera, models)]
         frames, context = STRIDE, self.lift.context
-        story = Story(_telling(options, camera, (clip.width, clip.height)), frames, context)
+        story = Story(self._telling(options, camera, (clip.width, clip.height)), frames, context)
         told_s, last_s = 0.0, 0.0
         watch = _Watch(self.photo, self._pool, clip, options, call)
         try:
@@ -153,19 +153,19 @@ class ClipPipeline:
         lines: list[Item] = await self._pool(story.lines, block, stretches, poses)
         return lines
 
-
-def _telling(options: ClipOptions, camera: Camera, size: tuple[int, int]) -> Telling:
-    photo = options.photo
-    return Telling(
-        size,
-        unmirrored_camera(camera, size[0]) if photo.mirrored else camera,
-        Scale(photo.stature, "given") if photo.stature is not None else Scale(),
-        smooth=options.smooth,
-        raw=options.raw,
-        states=photo.states,
-        mirrored=photo.mirrored,
-        inferred=options.inferred,
-    )
+    def _telling(self, options: ClipOptions, camera: Camera, size: tuple[int, int]) -> Telling:
+        photo = options.photo
+        return Telling(
+            size,
+            unmirrored_camera(camera, size[0]) if photo.mirrored else camera,
+            Scale(photo.stature, "given") if photo.stature is not None else Scale(),
+            smooth=options.smooth,
+            raw=options.raw,
+            states=photo.states,
+            mirrored=photo.mirrored,
+            inferred=options.inferred,
+            certainty=self.photo.certainty,
+        )
 
 
 class _Watch:

@@ -203,7 +203,8 @@ class LiveFrames:
             people = []
             for one in first.people:
                 known = one.person
-                person = Person(known.id, known.box, known.keypoints, first.lifted.get(known.id))
+                keypoints = Keypoints(self.photo.scored(known.keypoints.points))
+                person = Person(known.id, known.box, keypoints, first.lifted.get(known.id))
                 people.append(LivePerson(person, one.track, one.states))
             due.append(LiveFrame(first.seq, first.time, people))
         return due

@@ -21,6 +21,7 @@ from service.media.pictures import Picture
 from service.people import Box, Joints3D, Keypoints, Person, Scale
 
 from .call import Call, CameraOptions, check_models, choose_camera, run_rows
+from .certainty import Certainty
 from .lift import LiftPipeline, unmirrored, unmirrored_camera
 from .placing import Unplaced
 from .presence import Presence
@@ -69,10 +70,19 @@ class PhotoPipeline:
     """Photos through three queues.
 
     presence: what makes a chance of the finder's score and the pose; without it the score is the finder's own.
+    certainty: what makes the answered scores of joints from the detector's peaks; without it they are the peaks.
     """
 
-    def __init__(self, person: Batcher, pose: Batcher, lift: LiftPipeline, presence: Presence | None = None) -> None:
-        self.person, self.pose, self.lift, self.presence = person, pose, lift, presence
+    def __init__(
+        self,
+        person: Batcher,
+        pose: Batcher,
+        lift: LiftPipeline,
+        presence: Presence | None = None,
+        certainty: Certainty | None = None,
+    ) -> None:
+        self.person, self.pose, self.lift = person, pose, lift
+        self.presence, self.certainty = presence, certainty
 
     @property
     def models(self) -> dict[str, str]:
@@ -103,7 +113,7 @@ class PhotoPipeline:
             points = points[:, mirror_order(SKELETONS["coco17"])]
         people = tuple(
             Person(n, Box.of(box, float(score)), Keypoints(pose), joints)
-            for n, (box, score, pose, joints) in enumerate(zip(boxes, scores, points, lifted, strict=True))
+            for n, (box, score, pose, joints) in enumerate(zip(boxes, scores, self.scored(points), lifted, strict=True))
         )
         states = [joint_states(pose, width, height) for pose in points] if options.states else None
         return PhotoAnswer(width, height, camera, people, self.models, states)
@@ -148,6 +158,10 @@ class PhotoPipeline:
             return points
         looks = iter(await run_rows(self.pose, again, call))
         return _stacked([surest(pose, [next(looks) for _ in each]) for pose, each in zip(points, angles, strict=True)])
+
+    def scored(self, points: Array) -> Array:
+        """The detector's points (..., 17, 3) with the scores that are answered."""
+        return points if self.certainty is None else self.certainty.of(points)
 
     def _chances(self, boxes: Array, scores: Array, points: Array) -> Array:
         """(n,) chances that a person is there."""

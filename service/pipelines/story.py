@@ -18,6 +18,7 @@ from service.geometry.cameras import Camera
 from service.geometry.skeletons import SKELETONS, mirror_order, to_h36m17
 from service.people import Box, Joints3D, Keypoints, Person, Scale, Track, World
 
+from .certainty import Certainty
 from .lift import unmirrored
 from .photo import SEEN_SCORE, joint_states
 from .placing import height_factor, position_of
@@ -99,6 +100,7 @@ class Telling:
     states: bool = False
     mirrored: bool = False
     inferred: bool = False
+    certainty: Certainty | None = None
 
 
 @dataclass
@@ -261,8 +263,10 @@ class Story:
             life = self._live(person, [block[n] for n in here])
             seen = [block[n].people[person] for n in here]
             lifted = self._lifted(life, stretch, rows, seen, poses.get(person))
-            for n, row, one, (joints, feet) in zip(here, rows, seen, lifted, strict=True):
-                told[n].append(self._person(life.track.id, one, stretch.points[row], joints, feet))
+            named = self._named(stretch.points[rows])
+            scored = self._scored(named)
+            for n, one, pose, points, (joints, feet) in zip(here, seen, named, scored, lifted, strict=True):
+                told[n].append(self._person(life.track.id, one, pose, points, joints, feet))
         return [
             ClipFrame(moment.index, moment.time, tuple(sorted(people, key=lambda one: one.person.id)))
             for moment, people in zip(block, told, strict=True)
@@ -272,18 +276,21 @@ class Story:
         self,
         number: int,
         seen: Seen,
+        named: Array,
         points: Array,
         lifted: Joints3D | None,
         feet: tuple[str | None, str | None] | None,
     ) -> ClipPerson:
-        telling, named = self.telling, self._named(points)
-        states = None
+        """named, points: (17, 3), the detector's peaks, by which states go, and what is told."""
+        telling, states = self.telling, None
         if telling.states:
             states = joint_states(named, *telling.size)
             if seen.filled:
                 states = ["outside" if state == "outside" else "inferred" for state in states]
-        raw = self._named(seen.raw) if telling.raw and not seen.filled else None
-        known = Person(number, Box.of(seen.box, seen.score), Keypoints(named), lifted)
+        if seen.filled:
+            points[:, 2] = np.minimum(points[:, 2], FILLED_SCORE)
+        raw = self._scored(self._named(seen.raw)) if telling.raw and not seen.filled else None
+        known = Person(number, Box.of(seen.box, seen.score), Keypoints(points), lifted)
         return ClipPerson(known, seen.state, states, seen.swapped, seen.filled, raw, feet)
 
     def _lifted(
@@ -317,8 +324,13 @@ class Story:
         return told
 
     def _named(self, points: Array) -> Array:
-        """The detector's points (17, 3) under the person's own left and right."""
-        return points[mirror_order(SKELETONS["coco17"])] if self.telling.mirrored else points
+        """The detector's points (..., 17, 3) under the person's own left and right."""
+        return points[..., mirror_order(SKELETONS["coco17"]), :] if self.telling.mirrored else points
+
+    def _scored(self, points: Array) -> Array:
+        """A copy of points (..., 17, 3) with the scores that are told."""
+        certainty = self.telling.certainty
+        return points.copy() if certainty is None else certainty.of(points)
 
     def _live(self, person: int, moments: Sequence[Moment]) -> _Life:
         """The person's life with these frames added; numbers are given in the order in which people are told."""

@@ -46,24 +46,35 @@ async def detect_in_crops(
     return points, np.stack([pose.heatmaps for pose in poses]) if heatmaps else None
 
 
-async def lift_tensor(lift: LiftPipeline, points: Array, sizes: NDArray[np.int64], stature: float, call: Call) -> Array:
+async def lift_tensor(
+    lift: LiftPipeline,
+    points: Array,
+    sizes: NDArray[np.int64],
+    stature: float,
+    call: Call,
+    model: str | None = None,
+) -> tuple[Array, str]:
     """Sequences of equal length to 3D, each as POST /v1/lift does it at 30 frames a second.
 
     Args:
         points: (n, frames, 17, 3) pixels and score in the h36m17 order; unknown joints are NaN.
         sizes: (n, 2) width and height of each sequence's picture in pixels.
         stature: standing height in metres that the answer is for.
+        model: name@version of the lifter to take; without one, that for sequences of this length.
 
     Returns:
-        (n, frames, 17, 3) metres.
+        joints: (n, frames, 17, 3) metres.
+        lifter: name@version of the one that lifted them.
     """
-    joints = np.zeros(points.shape, np.float32)
+    joints, lifter = np.zeros(points.shape, np.float32), model or lift.models["lift"]
+    models = {"lift": model} if model else {}
     for width, height in np.unique(sizes, axis=0):
         chosen = np.flatnonzero((sizes == [width, height]).all(axis=1))
-        options = LiftOptions("h36m17", (int(width), int(height)), stature=stature)
+        options = LiftOptions("h36m17", (int(width), int(height)), stature=stature, models=models)
         lifted = await lift.lift_people([points[n] for n in chosen], options, call)
         joints[chosen] = np.stack([each.joints for each in lifted])
-    return joints
+        lifter = lifted[0].models["lift"]
+    return joints, lifter
 
 
 async def find_boxes(photo: PhotoPipeline, pixels: Pixels, call: Call) -> Found:

@@ -1,7 +1,7 @@
 """What a model says of itself: `manifest.toml`, read strictly and written back. Knows what it says, not what it means.
 
-The tables `options`, `input`, `training` and `presence` are free: their keys are the network's, the framing's, the
-recipe's and the pipeline's.
+The tables `options`, `input`, `training`, `presence` and `certainty` are free: their keys are the network's, the
+framing's, the recipe's and the pipelines'.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class Manifest:
     joints: name of the skeleton that it answers in; empty for a finder.
     training: recipe, seed, commit and whatever else repeats it; empty for what was trained elsewhere.
     presence: of a finder, by detector (name@version): how score and pose become the chance that a person is there.
+    certainty: of a detector: how the heights of its peaks become the scores of joints.
     default: stands before the others of its role when nobody names a model.
     long: of the lifters the one for sequences of more frames than the default's window holds.
     """
@@ -84,6 +85,7 @@ class Manifest:
     data: tuple[DataSource, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     presence: Mapping[str, Any] = field(default_factory=dict)
+    certainty: Mapping[str, Any] = field(default_factory=dict)
     scores: tuple[Score, ...] = ()
     joints: str = ""
     default: bool = False
@@ -140,6 +142,7 @@ def read(path: Path) -> Manifest:
             input=table.take("input", dict, {}),
             training=table.take("training", dict, {}),
             presence=table.take("presence", dict, {}),
+            certainty=table.take("certainty", dict, {}),
             weights=WeightsFile(
                 file=weights.take("file", str),
                 sha256=weights.take("sha256", str),
@@ -218,7 +221,8 @@ def to_toml(manifest: Manifest) -> str:
     parts += [f"[{name}]\n{_lines(table)}" for name, table in tables.items() if table]
     parts += [f"[[data]]\n{_lines(vars(source))}" for source in manifest.data]
     parts += [f"[training]\n{_lines(manifest.training)}"] if manifest.training else []
-    parts += [f"[presence]\n{_lines(manifest.presence)}"] if manifest.presence else []
+    for name in ("presence", "certainty"):
+        parts += [f"[{name}]\n{_lines(table)}"] if (table := getattr(manifest, name)) else []
     parts += [f"[[scores]]\n{_lines(vars(score))}" for score in manifest.scores]
     return "\n".join(parts)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
@@ -173,10 +174,13 @@ def pinned(target: str) -> dict[str, Version]:
 def test_what_is_pinned_is_what_pyproject_asks_for(target: str, extras: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
-    there = pinned(target) | {
-        "torch": Version(argument("TORCH_VERSION")),
-        "torchvision": Version(argument("TORCHVISION_VERSION")),
-    }
+    torch = {name: Version(argument(f"{name.upper()}_VERSION")) for name in ("torch", "torchvision")}
+    if target == "cuda":
+        of_torch = pinned("torch-cuda")
+        assert torch.items() <= of_torch.items(), "torch is not pinned to the Dockerfile's version: run `make lock`"
+        torch = of_torch
+    assert not set(torch) & set(pinned(target))
+    there = pinned(target) | torch
     for requirement in map(Requirement, lines):
         version = there[requirement.name.lower().replace("_", "-")]
         assert requirement.specifier.contains(version), f"{requirement} is pinned to {version}: run `make lock`"
@@ -193,6 +197,26 @@ def test_the_lock_file_is_for_the_images_python_and_is_installed_with_its_hashes
     assert "--no-deps /wheels/*.whl" in installs[2] and installs[2].endswith(
         "pip --python /opt/poselift/bin/python check"
     )
+
+
+def test_what_torch_itself_asks_for_is_pinned_with_it() -> None:
+    if Version(version("torch")).public != argument("TORCH_VERSION"):
+        pytest.skip(f"another torch is installed: {version('torch')}")
+    there = pinned("cuda") | pinned("torch-cuda")
+    asked = [Requirement(line) for line in requires("torch") or ()]
+    here = {"platform_system": "Linux", "python_version": argument("PYTHON_VERSION"), "extra": ""}
+    wanted = [each for each in asked if each.marker is None or each.marker.evaluate(here)]
+    assert {"sympy", "filelock"} <= {each.name for each in wanted}
+    for each in wanted:
+        assert each.specifier.contains(there[each.name]), f"{each} is pinned to {there[each.name]}: run `make lock`"
+
+
+def test_the_cuda_build_of_torch_is_taken_by_its_hashes_unless_another_index_is_named() -> None:
+    (install,) = [i.rest for i in STAGES["packages-cuda"] if i.word == "RUN" and "venv" in i.rest]
+    locked, other = install.split(" else ")
+    assert 'if [ -z "$TORCH_CUDA_INDEX_URL" ]; then' in locked
+    assert "--no-deps --require-hashes --requirement /locks/requirements-torch-cuda.lock;" in locked
+    assert '--index-url "$TORCH_CUDA_INDEX_URL" "torch==${TORCH_VERSION}"' in other
 
 
 # As hadolint has them, of those that can apply here.

@@ -40,10 +40,11 @@ def test_the_images_are_named_by_version_and_line(release: ModuleType) -> None:
 def test_the_bill_of_materials_names_every_package_and_model_and_is_the_same_each_time(
     release: ModuleType, target: str
 ) -> None:
-    lock = (ROOT / f"docker/requirements-{target}.lock").read_text()
-    packages = release.pinned(lock)
+    files = ["cpu"] if target == "cpu" else ["cuda", "torch-cuda"]
+    lock = "".join((ROOT / f"docker/requirements-{name}.lock").read_text() for name in files)
+    packages, torch = release.packages_of(target)
     assert len(packages) == sum(not line.startswith("#") for line in lock.splitlines())
-    torch = release.torch_pins((ROOT / "Dockerfile").read_text())
+    assert set(torch) == ({"torch", "torchvision"} if target == "cpu" else set())
     models = release.models(ROOT / "model_store")
     first, second = (release.sbom("1.0.0", packages, torch, models) for _ in range(2))
     assert first == second

@@ -133,8 +133,9 @@ async def test_sequences_of_different_pictures_keep_their_order() -> None:
     sizes = np.array([[640, 480], [64, 48], [640, 480]])
     async with running(FakeEngine("lift", lifter)) as (batcher,):
         lift = LiftPipeline(batcher, FRAMES)
-        together = await lift_tensor(lift, points, sizes, 1.7, call())
+        together, _ = await lift_tensor(lift, points, sizes, 1.7, call())
         for n in range(3):
-            alone = await lift_tensor(lift, points[n : n + 1], sizes[n : n + 1], 1.7, call())
+            alone, _ = await lift_tensor(lift, points[n : n + 1], sizes[n : n + 1], 1.7, call())
             assert np.allclose(together[n], alone[0], atol=1e-5)
-        assert (await lift_tensor(lift, points[:0], sizes[:0], 1.7, call())).shape == (0, 5, 17, 3)
+        nobody, label = await lift_tensor(lift, points[:0], sizes[:0], 1.7, call())
+        assert nobody.shape == (0, 5, 17, 3) and label == "fake-lift@1"

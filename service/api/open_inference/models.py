@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,11 +54,13 @@ class Asked:
     """A request as a model sees it: `outputs` are the names to answer, in order; `options` the text of its own.
 
     photo, lift: those in use when it began; a model may be replaced meanwhile.
+    model: name@version of the one that is to answer; None where the request decides.
     """
 
     service: Service
     photo: PhotoPipeline
     lift: LiftPipeline
+    model: str | None
     inputs: Mapping[str, Tensor]
     outputs: tuple[str, ...]
     options: Sequence[tuple[str, str]]
@@ -68,14 +70,31 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answered:
-    """items: how many pictures, crops or sequences were answered."""
+    """items: how many pictures, crops or sequences were answered.
+
+    model: name@version of the one that did, from kinds where a request may decide.
+    """
 
     tensors: Mapping[str, Tensor]
     items: int
+    model: str | None = None
 
 
-async def answer(service: Service, role: str, request: InferRequest, call: Call, request_id: str) -> Answered:
+@dataclass(frozen=True)
+class InUse:
+    """The pipelines at one moment: what begins with them ends with them."""
+
+    photo: PhotoPipeline
+    lift: LiftPipeline
+
+
+async def answer(
+    service: Service, used: InUse, role: str, model: str | None, request: InferRequest, call: Call, request_id: str
+) -> Answered:
     """Runs a request. Its outputs are those asked for, in that order; without a list, the model's usual ones.
+
+    Args:
+        model: see `Asked`.
 
     Raises:
         Unreadable: a tensor is missing, unknown, or of another type or shape than the model takes.
@@ -94,9 +113,9 @@ async def answer(service: Service, role: str, request: InferRequest, call: Call,
     wanted = tuple(request.outputs or names[: kind.usual])
     options = _options(request.parameters, kind.fields)
     answered = await kind.run(
-        Asked(service, service.photo, service.lift, request.inputs, wanted, options, call, request_id)
+        Asked(service, used.photo, used.lift, model, request.inputs, wanted, options, call, request_id)
     )
-    return Answered({name: answered.tensors[name] for name in wanted}, answered.items)
+    return replace(answered, tensors={name: answered.tensors[name] for name in wanted})
 
 
 def _check_names(given: Mapping[str, Tensor], specs: Sequence[TensorSpec], kind: Kind) -> None:
@@ -203,8 +222,8 @@ async def _lift(asked: Asked) -> Answered:
         raise OutOfRange("`image_size` must be whole pixels from 1", field="image_size", limit=[1, FARTHEST_PX])
     stature = options_from_query(LiftTensorFields, asked.options).stature
     known = _known(points.array)
-    joints = await lift_tensor(asked.lift, known, whole, stature, asked.call)
-    return Answered({"joints3d": Tensor.of("joints3d", joints)}, count)
+    joints, lifter = await lift_tensor(asked.lift, known, whole, stature, asked.call, asked.model)
+    return Answered({"joints3d": Tensor.of("joints3d", joints)}, count, lifter)
 
 
 def _within(values: NDArray[Any], low: float, high: float) -> bool:

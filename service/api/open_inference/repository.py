@@ -1,13 +1,13 @@
 """The models as the Open Inference Protocol lists them: names, versions, state, and what a load may ask for.
 
-Each model in use goes by its own name; `pose`, `lift` and `photo` stand for whatever serves them. Knows no tensors but
-those that `models` lists, and no bytes.
+Each model in use goes by its own name; `pose`, `lift` and `photo` stand for whatever serves them, `lift` for two where
+lone frames and what moves have lifters of their own. Knows no tensors but those that `models` lists, and no bytes.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from service.errors import NotReady, OutOfRange, Unknown
@@ -25,27 +25,58 @@ LOADING = "LOADING"
 
 
 @dataclass(frozen=True)
-class Served:
-    """One model under one name. canonical: the name that it is counted under; label: name@version of the store's."""
+class Model:
+    """A network in use, or the photo's pipeline. network: its name in the metrics."""
 
     name: str
-    canonical: str
     version: str
-    role: str
+    network: str
     platform: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True)
+class Served:
+    """What answers under one name: a model, or whichever of several the request takes; the first is the default."""
+
+    name: str
+    role: str
+    models: tuple[Model, ...]
+
+    @property
+    def versions(self) -> list[str]:
+        return list(dict.fromkeys(model.version for model in self.models))
+
+    @property
+    def label(self) -> str | None:
+        """Of the model that answers; None where the request decides."""
+        return self.models[0].label if len(self.models) == 1 else None
+
+    def answered_by(self, label: str | None) -> Model:
+        return next((model for model in self.models if model.label == label), self.models[0])
 
 
 def served(service: Service) -> dict[str, Served]:
     """Everything that answers under /v2, by name."""
     models: dict[str, Served] = {}
-    engines = {slot: engine for slot, engine in service.engines_in_use().items() if slot in ROLES}
-    for role, engine in engines.items():
-        name, _, version = engine["model"].partition("@")
-        models[name] = Served(name, name, version, role, engine["runtime"])
+
+    def add(name: str, role: str, model: Model) -> None:
+        before = models[name].models if name in models else ()
+        models[name] = Served(name, role, (*before, model))
+
+    engines = service.engines_in_use()
+    for slot, engine in engines.items():
+        role = next(role for role in ROLES if slot.startswith(role))  # a second lifter's slot is lift_long
+        own, _, version = engine["model"].partition("@")
+        model = Model(own, version, slot, engine["runtime"])
+        add(own, role, model)
         if role in ("pose", "lift"):
-            models[role] = Served(role, name, version, role, engine["runtime"])
-    if {"person", "pose", "lift"} <= set(engines):
-        models["photo"] = Served("photo", "photo", PIPELINE_VERSION, "photo", "ensemble")
+            add(role, role, model)
+    if set(ROLES) <= set(engines):
+        add("photo", "photo", Model("photo", PIPELINE_VERSION, "photo", "ensemble"))
     return models
 
 
@@ -58,11 +89,14 @@ def find(service: Service, name: str, version: str | None) -> Served:
         there = sorted(models)
         message = f"no model {name[:80]!r} is served; there are {', '.join(there)}"
         raise Unknown(message, field="model", limit=there)
-    model = models[name]
-    if version is not None and version != model.version:
-        message = f"the model `{name}` has the version {model.version}; got {version[:80]!r}"
-        raise Unknown(message, field="version", limit=[model.version])
-    return model
+    found = models[name]
+    if version is None:
+        return found
+    fitting = tuple(model for model in found.models if model.version == version)
+    if not fitting:
+        message = f"the model `{name}` has the version {' and '.join(found.versions)}; got {version[:80]!r}"
+        raise Unknown(message, field="version", limit=found.versions)
+    return replace(found, models=fitting)
 
 
 def index(service: Service, *, only_ready: bool) -> list[dict[str, str]]:
@@ -73,12 +107,12 @@ def index(service: Service, *, only_ready: bool) -> list[dict[str, str]]:
     models = served(service)
     ready = service.state == "ready"
     rows = [
-        _row(model.name, model.version, "READY" if ready else "UNAVAILABLE", service.reason or service.state)
+        _row(model.name, version, "READY" if ready else "UNAVAILABLE", service.reason or service.state)
         for model in models.values()
+        for version in model.versions
     ]
     known = {(row["name"], row["version"]) for row in rows}
     leaving = service.models_leaving
-    unnamed = {engine["model"] for engine in service.engines_in_use().values()}  # beside those that answer by name
     for label, _, problem in service.store.survey():
         name, _, version = label.partition("@")
         if (name, version) in known:
@@ -88,8 +122,6 @@ def index(service: Service, *, only_ready: bool) -> list[dict[str, str]]:
             rows.append(_row(name, version, LOADING, "being loaded and warmed"))
         elif label in leaving:
             rows.append(_row(name, version, "UNLOADING", "replaced; requests that began with it are being finished"))
-        elif label in unnamed:
-            rows.append(_row(name, version, "UNAVAILABLE", "in use for long sequences of /v1/lift; no name here"))
         else:
             failed = problem or (f"could not be loaded: {change}" if change else "")
             rows.append(_row(name, version, "UNAVAILABLE", failed or "in the store, not loaded"))
@@ -135,8 +167,8 @@ def metadata(service: Service, model: Served) -> dict[str, Any]:
     inputs, outputs = KINDS[model.role].tensors(service)
     return {
         "name": model.name,
-        "versions": [model.version],
-        "platform": model.platform,
+        "versions": model.versions,
+        "platform": model.models[0].platform,
         "inputs": [_listed(spec) for spec in inputs],
         "outputs": [_listed(spec) for spec in outputs],
     }
@@ -160,9 +192,9 @@ def config(service: Service, model: Served) -> dict[str, Any]:
 
     values: dict[str, Any] = {
         "name": model.name,
-        "platform": model.platform,
+        "platform": model.models[0].platform,
         "backend": "poselift",
-        "version_policy": {"specific": {"versions": [int(model.version)]}},
+        "version_policy": {"specific": {"versions": [int(version) for version in model.versions]}},
         "max_batch_size": service.settings.queue_rows if kind.batches else 0,
         "input": [listed(spec) for spec in inputs],
         "output": [listed(spec) for spec in outputs],

@@ -27,7 +27,7 @@ from ..uploads import MEGABYTE, read_body
 from . import models as kinds
 from . import repository
 from .models import KINDS
-from .repository import Served
+from .repository import Model, Served
 from .statistics import Statistics
 from .wire import (
     LENGTH_HEADER,
@@ -195,7 +195,7 @@ async def _small_body(request: Request) -> dict[str, Any]:
 async def all_statistics(request: Request) -> Response:
     """Of every model in use and of `photo`, once each."""
     served = repository.served(request.app.state.service).values()
-    return _statistics(request, [model for model in served if model.name == model.canonical])
+    return _statistics(request, [found for found in served if found.name == found.models[0].name])
 
 
 async def model_statistics(request: Request) -> Response:
@@ -205,8 +205,7 @@ async def model_statistics(request: Request) -> Response:
 
 def _statistics(request: Request, asked: list[Served]) -> Response:
     metrics, kept = request.app.state.service.metrics, request.app.state.open_inference
-    rows = [kept.of(model.name, model.canonical, model.version, model.role, metrics) for model in asked]
-    return _json({"model_stats": rows})
+    return _json({"model_stats": [kept.of(found, metrics) for found in asked]})
 
 
 # ---- Infer
@@ -221,7 +220,7 @@ async def infer(request: Request) -> Response:
     try:
         return await _infer(request, model, call, started, kept)
     except BaseException:
-        kept.failed(model.canonical, time.perf_counter() - started)
+        kept.failed(model.models[0].name, time.perf_counter() - started)
         raise
 
 
@@ -230,7 +229,8 @@ async def _infer(request: Request, model: Served, call: Call, started: float, ke
     began = asyncio.get_running_loop().time()
     limit = max_body_bytes(service.settings)
     body = await read_body(request, limit, "body", wait_until=call.deadline)
-    model = _found(request)  # again: it may have been replaced while the body came
+    # Again: it may have been replaced while the body came. What is named now is what will answer.
+    model, used = _found(request), kinds.InUse(service.photo, service.lift)
     came = time.perf_counter()
     inputs, _ = KINDS[model.role].tensors(service)
     coding = request.headers.get("content-encoding", "")
@@ -242,16 +242,17 @@ async def _infer(request: Request, model: Served, call: Call, started: float, ke
         asked = await service.in_decode_pool(read)
     call = _until(asked.parameters, call, began, service.settings, "request-timeout-ms" in request.headers)
     read_s = time.perf_counter() - came
-    work = kinds.answer(service, model.role, asked, call, request.scope.get("request_id", ""))
+    work = kinds.answer(service, used, model.role, model.label, asked, call, request.scope.get("request_id", ""))
     answered = await request.app.state.doors.see_through(request.receive, call.deadline, work)
     worked = time.perf_counter()
     tensors = list(answered.tensors.values())
     packing = wanted_coding(request.headers.get("accept-encoding", ""))
-    write = functools.partial(_write, model, asked, tensors, packing)
+    by = model.answered_by(answered.model)
+    write = functools.partial(_write, by, asked, tensors, packing)
     size = sum(tensor.array.nbytes + sum(map(len, tensor.elements)) for tensor in tensors)
     content, headers = write() if size <= _HANDLED_AT_ONCE else await service.in_decode_pool(write)
     now = time.perf_counter()
-    kept.succeeded(model.canonical, answered.items, now - started, call.spent_ms, read_s, now - worked)
+    kept.succeeded(by.name, answered.items, now - started, call.spent_ms, read_s, now - worked)
     return Response(content, headers=headers)
 
 
@@ -260,7 +261,7 @@ def _read(body: bytes, coding: str, limit: int, header: str | None, inputs: list
 
 
 def _write(
-    model: Served, asked: InferRequest, tensors: list[Tensor], packing: str | None
+    model: Model, asked: InferRequest, tensors: list[Tensor], packing: str | None
 ) -> tuple[bytes, dict[str, str]]:
     content, json_bytes = write_response(model.name, model.version, asked, tensors)
     headers = {"Content-Type": "application/json" if json_bytes is None else "application/octet-stream"}

@@ -13,8 +13,10 @@ from typing import Any
 
 from service.metrics import Metrics
 
+from .repository import Served
+
 STEPS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
-_NETWORKS = ("person", "pose", "lift")
+_ROLES = ("person", "pose", "lift")  # the stages that are networks
 
 
 @dataclass
@@ -47,46 +49,51 @@ class Statistics:
         tally.add("success", seconds)
         tally.add("queue", spent_ms.get("queue", 0.0) / 1000)
         tally.add("compute_input", read_s + spent_ms.get("decode", 0.0) / 1000)
-        tally.add("compute_infer", sum(spent_ms.get(network, 0.0) for network in _NETWORKS) / 1000)
+        tally.add("compute_infer", sum(spent_ms.get(role, 0.0) for role in _ROLES) / 1000)
         tally.add("compute_output", written_s)
 
     def failed(self, model: str, seconds: float) -> None:
         """One request that was refused or failed."""
         self._tallies.setdefault(model, Tally()).add("fail", seconds)
 
-    def of(self, name: str, canonical: str, version: str, role: str, metrics: Metrics) -> dict[str, Any]:
-        """An entry of `model_stats`. role: of the network; a pipeline counts its own requests as its batches."""
-        tally = self._tallies.get(canonical, Tally())
-        items = batches = tally.items
-        if role in _NETWORKS:
-            items, batches = _rows(metrics, role), _batches(metrics, role)
+    def of(self, served: Served, metrics: Metrics) -> dict[str, Any]:
+        """An entry of `model_stats`: of all that answer under a name. A pipeline's requests are its batches."""
+        tallies = [self._tallies.get(name, Tally()) for name in {model.name for model in served.models}]
+        items = batches = sum(tally.items for tally in tallies)
+        if served.role in _ROLES:
+            items = sum(_rows(metrics, model.network) for model in served.models)
+            batches = sum(_batches(metrics, model.network) for model in served.models)
         return {
-            "name": name,
-            "version": version,
-            "last_inference": tally.last_ms,
+            "name": served.name,
+            "version": served.versions[0],
+            "last_inference": max(tally.last_ms for tally in tallies),
             "inference_count": items,
             "execution_count": batches,
             "inference_stats": {
-                step: {"count": tally.counts[step], "ns": round(tally.seconds[step] * 1e9)} for step in STEPS
+                step: {
+                    "count": sum(tally.counts[step] for tally in tallies),
+                    "ns": round(sum(tally.seconds[step] for tally in tallies) * 1e9),
+                }
+                for step in STEPS
             },
             "batch_stats": [],  # the histogram of batches knows no exact sizes
         }
 
 
-def _rows(metrics: Metrics, role: str) -> int:
-    return _sample(metrics.rows_total.collect(), "rows_total", role)
+def _rows(metrics: Metrics, network: str) -> int:
+    return _sample(metrics.rows_total.collect(), "rows_total", network)
 
 
-def _batches(metrics: Metrics, role: str) -> int:
-    return _sample(metrics.batch_rows.collect(), "batch_rows_count", role)
+def _batches(metrics: Metrics, network: str) -> int:
+    return _sample(metrics.batch_rows.collect(), "batch_rows_count", network)
 
 
-def _sample(families: Any, name: str, role: str) -> int:
+def _sample(families: Any, name: str, network: str) -> int:
     """A metric's value for one network."""
     values = [
         sample.value
         for family in families
         for sample in family.samples
-        if sample.name.endswith(name) and sample.labels == {"network": role}
+        if sample.name.endswith(name) and sample.labels == {"network": network}
     ]
     return int(values[0]) if values else 0

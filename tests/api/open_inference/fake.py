@@ -72,13 +72,20 @@ class TinyStore:
 
 
 class TinyService(FakeService):
-    """Starts like the real one, and replaces its detector as that does; of the store, `spare` is not in use."""
+    """Starts like the real one, and replaces its detector as that does; of the store, `spare` is not in use.
+
+    moving: label of a second lifter, for sequences of more than one frame.
+    """
 
     photo: PhotoPipeline  # type: ignore[assignment]
     lift: LiftPipeline  # type: ignore[assignment]
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, moving: str = "", **settings: Any) -> None:
         super().__init__("starting", **settings)
+        self.lifters = {"lift": FakeEngine("lift", lifter)}
+        if moving:
+            self.lifters["lift_long"] = second = FakeEngine("lift", lifter)
+            second.label, second.network = moving, "lift_long"
         self.network = Brightness()
         self.labels: dict[str, str] = {}
         self.store = TinyStore()
@@ -88,11 +95,11 @@ class TinyService(FakeService):
     async def start(self) -> None:
         rows = self.settings.queue_rows
         self._scheduler = Scheduler(Device("cpu"), self.metrics, rows, 1.0, tracing=self.tracing)
-        engines = FakeEngine("person", finder), pose_engine(self.network), FakeEngine("lift", lifter)
-        self.person, self.pose, lift = (self._scheduler.add(engine) for engine in engines)
-        self.lift = LiftPipeline(lift, FRAMES)
+        engines = FakeEngine("person", finder), pose_engine(self.network), *self.lifters.values()
+        self.person, self.pose, lift, *moving = (self._scheduler.add(engine) for engine in engines)
+        self.lift = LiftPipeline(lift, FRAMES, long=LiftPipeline(moving[0], FRAMES) if moving else None)
         self.photo = PhotoPipeline(self.person, self.pose, self.lift)
-        self.labels = {engine.role: engine.label for engine in engines}
+        self.labels = {engine.network: engine.label for engine in engines}
         self._scheduler.start()
         self.state, self.reason = "ready", ""
 

@@ -8,6 +8,7 @@ import gzip
 import json
 import struct
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -464,6 +465,80 @@ async def test_sequences_that_cannot_be_are_refused_by_name(
         answer = await asked(door, "lift", lift(points, size))
     await service.close()
     assert answer.status_code == status and says in answer.json()["error"]
+
+
+@pytest.fixture
+async def two() -> AsyncIterator[TinyService]:
+    """One with a second lifter, for what moves."""
+    service = TinyService("motion@2")
+    await service.start()
+    yield service
+    await service.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "by"),
+    [
+        ("lift", 1, ("fake-lift", "1")),
+        ("lift", 5, ("motion", "2")),
+        ("lift", 60, ("motion", "2")),
+        ("lift/versions/1", 5, ("fake-lift", "1")),
+        ("lift/versions/2", 1, ("motion", "2")),
+        ("fake-lift", 5, ("fake-lift", "1")),
+        ("motion", 1, ("motion", "2")),
+        ("motion/versions/2", 5, ("motion", "2")),
+    ],
+)
+async def test_an_answer_names_the_lifter_that_gave_it_and_a_named_one_gives_it(
+    two: TinyService, name: str, frames: int, by: tuple[str, str]
+) -> None:
+    async with client_of(two) as door:
+        answer = await asked(door, name, lift(walk(frames)))
+        assert output(answer, "joints3d").shape == (1, frames, 17, 3)
+        assert (answer.json()["model_name"], answer.json()["model_version"]) == by
+        used = [engine.label for engine in two.lifters.values() if engine.rows]
+        assert used == ["@".join(by)]
+        if name == "lift":
+            body = {"skeleton": "h36m17", "image_size": [640, 480], "keypoints": walk(frames)[0].tolist()}
+            assert (await door.post("/v1/lift", json=body)).json()["models"]["lift"] == used[0]
+
+
+async def test_both_lifters_are_listed_and_the_alias_stands_for_both(two: TinyService) -> None:
+    async with client_of(two) as door:
+        names = (await door.get("/v2/models")).json()["models"]
+        assert names == ["bright", "fake-lift", "fake-person", "lift", "motion", "photo", "pose"]
+        for name, versions in (("lift", ["1", "2"]), ("fake-lift", ["1"]), ("motion", ["2"])):
+            assert (await door.get(f"/v2/models/{name}")).json()["versions"] == versions
+            policy = (await door.get(f"/v2/models/{name}/config")).json()["version_policy"]
+            assert policy == {"specific": {"versions": list(map(int, versions))}}
+        assert (await door.get("/v2/models/lift/versions/2")).json()["versions"] == ["2"]
+        refused = await door.get("/v2/models/lift/versions/3")
+        assert refused.status_code == 404 and "has the version 1 and 2; got '3'" in refused.json()["error"]
+        rows = (await door.post("/v2/repository/index", json={"ready": True})).json()
+        there = [(row["name"], row["version"]) for row in rows]
+        assert sorted(row for row in there if "lift" in row[0] or row[0] == "motion") == [
+            ("fake-lift", "1"),
+            ("lift", "1"),
+            ("lift", "2"),
+            ("motion", "2"),
+        ]
+
+
+async def test_each_lifter_counts_what_it_answered_and_the_alias_both(two: TinyService) -> None:
+    async with client_of(two) as door:
+        for frames in (1, 5, 60):
+            assert (await asked(door, "lift", lift(walk(frames)))).status_code == 200
+        rows = {row["name"]: row for row in (await door.get("/v2/models/stats")).json()["model_stats"]}
+        (both,) = (await door.get("/v2/models/lift/stats")).json()["model_stats"]
+        (second,) = (await door.get("/v2/models/lift/versions/2/stats")).json()["model_stats"]
+    counted = {name: row["inference_stats"]["success"]["count"] for name, row in rows.items()}
+    assert counted == {"bright": 0, "fake-lift": 1, "fake-person": 0, "motion": 2, "photo": 0}
+    for key, what in (("inference_count", "rows"), ("execution_count", "batches")):
+        lone, moving = (len(getattr(engine, what)) for engine in two.lifters.values())
+        assert rows["fake-lift"][key] == lone == 1 and rows["motion"][key] == second[key] == moving > 1
+        assert both[key] == lone + moving
+    assert both["inference_stats"]["success"]["count"] == 3
+    assert both["last_inference"] == rows["motion"]["last_inference"]
 
 
 def encoded(picture: np.ndarray[Any, Any]) -> bytes:
