@@ -18,7 +18,7 @@ from service.errors import Busy, DeadlinePassed, EngineFailed, NotReady, Service
 from service.metrics import Metrics, exemplar
 from service.tracing import OFF, Tracing
 
-from .policy import Class, Limits, Line, Waiting
+from .policy import LIVE_BATCH_S, Class, Limits, Line, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class Batcher:
 
     def take(self, now: float) -> list[Waiting]:
         """The next batch, within the engine's budget; late rows are answered and left out."""
-        batch, late = self.line.take(now)
+        batch, late = self.line.take(now, self.engine.rows_within(LIVE_BATCH_S))
         for waiting in late:
             self._expire(waiting.owner[0])
         self._queue_rows.set(self.line.rows)

@@ -38,6 +38,9 @@ class Limits:
     bytes: int = 1024**3
 
 
+# What a batch may take whose most urgent row is live: it waits for the batch before, and its own; many frames a second
+# would rather have two short ones.
+LIVE_BATCH_S = 0.02
 # How long after memory ran out a batch's cap is tried a step higher.
 REGAIN_S = 60.0
 
@@ -158,13 +161,19 @@ class Line:
         """Of the most urgent row; 0 when nobody waits."""
         return max((urgency(klass, now - head.arrived) for klass, head in self._heads()), default=0.0)
 
-    def take(self, now: float) -> tuple[list[Waiting], list[Waiting]]:
-        """Forms a batch within the cap: (batch, those whose deadline had passed, which are not in it)."""
+    def take(self, now: float, live_rows: int | None = None) -> tuple[list[Waiting], list[Waiting]]:
+        """Forms a batch within the cap: (batch, those whose deadline had passed, which are not in it).
+
+        Args:
+            live_rows: the cap where the most urgent row is live, if that is less.
+        """
         batch: list[Waiting] = []
         late: list[Waiting] = []
         room = self.cap.rows
         while heads := self._heads():
             klass, head = max(heads, key=lambda each: urgency(each[0], now - each[1].arrived))
+            if not batch and klass is Class.LIVE and live_rows is not None:
+                room = min(room, live_rows)
             # A single row dearer than the whole cap runs alone rather than never.
             if head.deadline > now and head.cost > room and batch:
                 break

@@ -133,6 +133,10 @@ class Engine:
         smaller = [seconds * size / each for each, seconds in self._seen.items() if each < size]
         return min([self._warmed[size], *smaller])
 
+    def rows_within(self, longest_s: float) -> int:
+        """The most rows of a batch that takes no longer, 1 at least; the budget where nothing was measured."""
+        return min(self._most_within(longest_s), self.budget) if self.seconds else self.budget
+
     def _most_within(self, longest_s: float) -> int:
         """The largest warmed size that is as quick as that, or as many of the largest in a row as the budget holds."""
         largest = self.sizes[-1]

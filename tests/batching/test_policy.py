@@ -320,6 +320,21 @@ def test_a_cap_comes_back_step_by_step_and_no_further_than_the_budget() -> None:
     assert steps == [(True, 12), (True, 24), (False, 24), (False, 24)]
 
 
+def test_a_batch_that_live_rows_lead_is_short_and_one_that_they_follow_is_not() -> None:
+    live = [row(f"l{n}", caller=f"l{n}", klass=LIVE, arrived=0.9) for n in range(5)]
+    line = line_of(*live, row("p0", arrived=0.9), budget=8)
+    assert names(line.take(1.0, live_rows=2)[0]) == ["l0", "l1"]
+    line.add(row("c0", klass=CLIP, arrived=-100))  # has waited so long that it goes first
+    assert names(line.take(1.0, live_rows=2)[0]) == ["c0", "l2", "l3", "l4", "p0"]
+    line.add(row("l5", klass=LIVE, cost=3))
+    assert names(line.take(1.0, live_rows=2)[0]) == ["l5"]  # dearer than that, it runs alone rather than never
+
+
+def test_live_rows_never_pass_the_cap() -> None:
+    line = line_of(*(row(f"l{n}", klass=LIVE) for n in range(5)), budget=3)
+    assert len(line.take(1.0, live_rows=10)[0]) == 3
+
+
 def test_a_line_forms_batches_by_its_cap() -> None:
     line, now = Line(Limits(64, 0.5, 8)), 1.0
     for n in range(8):

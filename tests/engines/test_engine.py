@@ -182,6 +182,13 @@ def test_the_budget_is_the_largest_batch_within_the_time(
     assert engine.seconds == pytest.approx({1: 0.01, 4: 0.04, 16: 0.16})
 
 
+def test_rows_within_a_time_are_the_largest_size_that_took_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(Slow(monkeypatch, 0.01), budget=16)
+    assert engine.rows_within(0.001) == 16, "nothing was measured yet"
+    engine.warm(9)
+    assert [engine.rows_within(seconds) for seconds in (0.001, 0.05, 0.16, 9)] == [1, 4, 16, 16]
+
+
 def test_an_engine_that_was_warmed_on_a_busy_machine_gets_its_budget_once_it_runs_quicker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
