@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from service.assembly import _framing, load_engine
 from service.engines.device import Lanes, choose_device
 from service.engines.engine import Engine
 from service.engines.openvino_engine import openvino_available
 from service.engines.torch_framing import from_pixels
+from service.loading import framing_of, load_engine
 from service.networks import create
 from service.settings import Settings
 from service.store.manifest import ROLES, Role
@@ -111,7 +111,7 @@ def gflop_a_row(role: Role, settings: Settings) -> float:
     manifest = Store(settings.store or embedded_store()).default(role).manifest
     module = create(manifest.network, **manifest.options).eval()
     network = module if role == "lift" else from_pixels(module, manifest.input).eval()
-    example = torch.from_numpy(_framing(manifest, settings).example())
+    example = torch.from_numpy(framing_of(manifest, settings).example())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(example)
     return float(counter.get_total_flops()) / 1e9

@@ -22,9 +22,9 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from service import assembly
-from service.assembly import LONG, load_engine
+from service import loading
 from service.engines.device import choose_device
+from service.loading import LONG, load_engine
 from service.settings import Settings
 from service.store.manifest import ROLES
 from service.store.store import Entry, Store, embedded_store
@@ -98,7 +98,7 @@ def kills(times: int) -> Lines:
 def warming(settings: Settings) -> Lines:
     """A line for each network and size: what loading takes with the sizes up to it, and what more that is."""
     store, device = Store(embedded_store()), choose_device(settings.device)
-    all_sizes = assembly.CPU_SIZES if device == "cpu" else assembly.CUDA_SIZES
+    all_sizes = loading.CPU_SIZES if device == "cpu" else loading.CUDA_SIZES
     slots: dict[str, Entry | None] = {role: store.default(role) for role in ROLES}
     lines: list[dict[str, Any]] = []
     for slot, entry in (slots | {LONG: store.long_lifter(False)}).items():

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from service import assembly
+from service import loading
 from service.batching.batcher import Batcher
 from service.engines.engine import Engine
 from service.engines.framing import FinderFraming, LiftFraming, PoseFraming
@@ -24,7 +24,7 @@ from service.store.manifest import Manifest
 
 
 def sleeping_loader(fixed_s: float, row_s: float) -> Any:
-    """What takes the place of `assembly.load_engine`."""
+    """What takes the place of `loading.load_engine`."""
 
     def load(manifest: Manifest, load: Any, settings: Settings, device: str, lanes: Any = None) -> Engine:
         frames = int(manifest.options.get("frames", 1))
@@ -65,7 +65,7 @@ def tell_batches(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    assembly.load_engine = sleeping_loader(float(sys.argv[1]) / 1000, float(sys.argv[2]) / 1000)
+    loading.load_engine = sleeping_loader(float(sys.argv[1]) / 1000, float(sys.argv[2]) / 1000)
     tell_batches(Path(sys.argv[3]))
     sys.argv[1:] = sys.argv[4:]
     runpy.run_module("service", run_name="__main__")

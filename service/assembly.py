@@ -7,27 +7,23 @@ import gc
 import importlib.metadata
 import logging
 import os
-import time
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry
 
+from service import loading
 from service.batching.batcher import Batcher
 from service.batching.scheduler import Scheduler
-from service.engines.device import Device, Lanes, check_torch, choose_device
-from service.engines.engine import Engine, Framing
-from service.engines.framing import FinderFraming, LiftFraming, PoseFraming, PublishedLiftFraming
-from service.engines.openvino_engine import openvino_available, openvino_infer
-from service.engines.torch_engine import torch_infer
-from service.engines.torch_framing import from_pixels
+from service.engines.device import Device, Lanes, choose_device
+from service.engines.engine import Engine
+from service.engines.openvino_engine import openvino_available
 from service.errors import NotReady, OutOfRange, QueueFull, SettingWrong, StoreBroken, Unreadable
+from service.loading import LONG
 from service.media.pictures import PictureLimits
 from service.metrics import Metrics
-from service.networks import TORCHVISION, create, load_weights
 from service.pipelines.certainty import Certainty
 from service.pipelines.clip import ClipPipeline
 from service.pipelines.lift import LiftPipeline
@@ -45,19 +41,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 State = Literal["starting", "ready", "draining", "failed"]
 
-# What is warmed, and the most of a batch, which `batch_ms` makes less. A CPU's time grows with every row, so few sizes
-# and no padding, and nothing is won by more rows than these; a GPU's hardly grows at first.
-CPU_SIZES = {"person": (1,), "pose": (1,), "lift": (1, 4), "lift_long": (1, 4, 8)}
-CPU_MOST = {"person": 1, "pose": 4, "lift": 32, "lift_long": 32}
-CUDA_SIZES = {
-    "person": (1, 2, 4, 8),
-    "pose": (1, 2, 4, 8, 16, 32, 64, 128),
-    "lift": (1, 2, 4, 8, 16, 32, 64, 128),
-    "lift_long": (1, 2, 4, 8, 16, 32),
-}
 MEGABYTE = 1024 * 1024
-# A second lifter, whose window is longer, for sequences that the first one's does not hold.
-LONG = "lift_long"
 
 
 class Service:
@@ -118,7 +102,7 @@ class Service:
             chosen = {slot: entry for slot, choose in choices.items() if (entry := choose()) is not None}
             # Side by side on a CPU, each in a lane: one network is compiled while the next is converted.
             engines = await all_or_none(
-                device.run(load_engine, entry.manifest, entry.load, settings, device.name, device.lanes)
+                device.run(loading.load_engine, entry.manifest, entry.load, settings, device.name, device.lanes)
                 for entry in chosen.values()
             )
             for (slot, entry), engine in zip(chosen.items(), engines, strict=True):
@@ -234,8 +218,8 @@ class Service:
         device = self._scheduler.device
         arguments = entry.manifest, entry.load, self.settings, device.name, device.lanes
         if device.name == "cpu":
-            return await asyncio.to_thread(load_engine, *arguments)
-        return await device.run(load_engine, *arguments)
+            return await asyncio.to_thread(loading.load_engine, *arguments)
+        return await device.run(loading.load_engine, *arguments)
 
     @property
     def models_leaving(self) -> list[str]:
@@ -390,92 +374,3 @@ async def all_or_none(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     finally:
         for task in tasks:
             task.cancel()
-
-
-def load_engine(
-    manifest: Manifest,
-    load: Callable[[], dict[str, Any]],
-    settings: Settings,
-    device: str,
-    lanes: Lanes | None = None,
-) -> Engine:
-    """Builds, fills and warms one network; on the device's thread.
-
-    Args:
-        lanes: of the device; by default one.
-
-    Raises:
-        StoreBroken: names the file and the key that is wrong.
-        SettingWrong: torchvision, which this network is of, is not of torch's build.
-    """
-    started = time.perf_counter()
-    label = f"{manifest.name}@{manifest.version}"
-    if manifest.network in TORCHVISION:  # no other needs it, and it takes a second of every start
-        check_torch()
-    try:
-        module = create(manifest.network, **manifest.options)
-        framing = _framing(manifest, settings)
-        if manifest.role != "lift":
-            network = from_pixels(module, manifest.input)
-    except (KeyError, ValueError) as error:
-        raise StoreBroken(f"the manifest of {label}: {error}") from error
-    load_weights(module, load(), f"{label}/{manifest.weights.file}")
-    eager = getattr(module, "eager", False)  # neither traced nor recorded
-    if manifest.role != "lift":
-        module = network
-    role, on_cpu = manifest.role, device == "cpu"
-    slot = LONG if manifest.long else role
-    threads = settings.network_threads
-    precision = _precision(settings, role, on_cpu)
-    sizes = CPU_SIZES[slot] if on_cpu else CUDA_SIZES[slot]
-    if eager:
-        runtime, precision, infer = "torch", "f32", torch_infer(module, device, "f32", threads)
-    elif not on_cpu:
-        from service.engines.cuda_engine import cuda_infer  # it brings what a CPU does without
-
-        framing, infer, runtime, precision = cuda_infer(module, framing, manifest.input, sizes, device, precision)
-    elif openvino_available():
-        runtime, infer = "openvino", openvino_infer(module, framing.example(), sizes, threads, precision, lanes)
-    else:
-        runtime, infer = "torch", torch_infer(module, device, precision, threads)
-    budget = CPU_MOST[slot] if on_cpu else sizes[-1]
-    pads = not on_cpu
-    engine = Engine(
-        label,
-        role,
-        framing,
-        infer,
-        sizes=sizes,
-        budget=budget,
-        pads=pads,
-        runtime=runtime,
-        precision=precision,
-        network=slot,
-    )
-    # As it will run when all lanes are taken: what a batch takes then is what its budget is for.
-    with lanes.taken() if lanes else nullcontext():
-        engine.warm(settings.batch_ms / 1000)
-    log.info("%s loaded in %.1f s", label, time.perf_counter() - started)
-    return engine
-
-
-def _precision(settings: Settings, role: str, on_cpu: bool) -> str:
-    """32 bits unless asked for less; the lifter, which is small and exact, always. Of itself only CUDA's detector takes
-    less, behind a gate: in bf16 the finder's boxes would move by up to two pixels, and the embedded detector's AP on a
-    CPU falls by a point (docs/performance.md)."""
-    wanted: str = settings.precision
-    if on_cpu and wanted == "f16":
-        message = "`precision` is f16, which only CUDA devices have here; a CPU takes f32 or bf16"
-        raise SettingWrong(message, field="precision", limit=["auto", "f32", "bf16"])
-    if role == "lift" or (wanted == "auto" and (on_cpu or role != "pose")):
-        return "f32"
-    return wanted
-
-
-def _framing(manifest: Manifest, settings: Settings) -> Framing:
-    if manifest.role == "person":
-        return FinderFraming(manifest.input, settings.person_side)
-    if manifest.role == "pose":
-        return PoseFraming(manifest.input)
-    frames = int(manifest.options["frames"])
-    return PublishedLiftFraming(frames) if manifest.input.get("form") == "published" else LiftFraming(frames)

@@ -183,7 +183,8 @@ async def _predict_one(service: Service, file: Path, result: Path, arguments: ar
     options = PhotoOptions(flip_test=arguments.flip_test, stature=arguments.stature)
     call = Call("command line", Class.CLIP, asyncio.get_running_loop().time() + NO_DEADLINE_S)
     formats = dict.fromkeys(arguments.format or ["json"])
-    if file.suffix.lower() in CLIP_SUFFIXES:
+    suffix = file.suffix.lower()
+    if suffix in CLIP_SUFFIXES or (suffix == ".gif" and pictures.moves(file.read_bytes())):
         await _predict_clip(service, file, result, formats, ClipOptions(options, every=arguments.every), call)
         return
     limits = photo_answers.picture_limits(service.settings.max_image_mpx)
@@ -419,9 +420,10 @@ def _told(entry: Entry) -> str:
         for key in ("width", "height", "transform", "decode", "head")
         if key in manifest.input
     )
+    notes = "".join(f"\nNote: {note}" for note in manifest.training.get("notes", ()))
     return (
         f"{entry.label}: {manifest.network}{preset and ', '}{preset}; licence {manifest.weights.licence}"
-        f"{'' if manifest.permissive else ' (not permissive)'}, file SHA-256 {manifest.training['sha256']}\n"
+        f"{'' if manifest.permissive else ' (not permissive)'}, file SHA-256 {manifest.training['sha256']}{notes}\n"
         f"It is in {entry.folder}; serve it with `poselift serve --{manifest.role} {entry.label}`"
     )
 

@@ -18,11 +18,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from service import assembly
-from service.assembly import LONG, Service, build
+from service import loading
+from service.assembly import Service, build
 from service.engines.openvino_engine import openvino_available
 from service.errors import NotReady, QueueFull, ServiceError, SettingWrong, StoreBroken, Unknown
 from service.geometry.alignment import stature
+from service.loading import LONG
 from service.media.pictures import Picture, PictureLimits
 from service.media.videos import ClipLimits, open_clip
 from service.pipelines.call import Call, Class
@@ -368,7 +369,7 @@ def loaded_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         threads.append(threading.current_thread().name)
         return FakeEngine(manifest.role, rules[manifest.role], budget=1 if manifest.role == "person" else 32)
 
-    monkeypatch.setattr(assembly, "load_engine", load)
+    monkeypatch.setattr(loading, "load_engine", load)
     return threads
 
 
@@ -425,7 +426,7 @@ def test_an_error_of_any_kind_fails_the_start(monkeypatch: pytest.MonkeyPatch) -
     def broken(*_: Any) -> None:
         raise RuntimeError("the runtime is broken")
 
-    monkeypatch.setattr(assembly, "load_engine", broken)
+    monkeypatch.setattr(loading, "load_engine", broken)
 
     async def main() -> None:
         service = build(on_cpu())

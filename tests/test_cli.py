@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+from PIL import Image
 
 from service import cli
 from service.cli import main
@@ -124,6 +125,16 @@ def test_lift_answers_every_frame_of_a_file(tmp_path: Path) -> None:
 def in_this_process(monkeypatch: pytest.MonkeyPatch, started: Started) -> None:
     """Commands run over the models that other tests have started: loading them again takes seconds."""
     monkeypatch.setattr(cli, "_with_service", lambda arguments, work: started.run(work(started.service), 300))
+
+
+def test_predict_takes_a_gif_of_several_frames_as_a_clip_and_one_of_one_as_a_photo(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((60, 80, 3), shade, np.uint8)) for shade in (40, 90, 140)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:], duration=100)
+    frames[0].save(tmp_path / "still.gif")
+    assert run("predict", *(str(tmp_path / f"{name}.gif") for name in ("moving", "still"))) == 0
+    lines = [json.loads(line) for line in (tmp_path / "moving.ndjson").read_text().splitlines()]
+    assert [line["index"] for line in lines if line["type"] == "frame"] == [0, 1, 2]
+    assert json.loads((tmp_path / "still.json").read_text())["people"] == []
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -60,7 +60,10 @@ ARROWS: dict[str, set[str]] = {
         "tracing",
         "logs",
     },
+    # A model of the store becomes a warm engine: the part of assembly that needs no service.
+    "loading": {"engines", "networks", "store.manifest", "settings"},
     "assembly": {
+        "loading",
         "batching",
         "engines",
         "networks",
@@ -300,7 +303,7 @@ def test_what_needs_no_network_starts_without_torch() -> None:
     light = [
         name
         for name in SERVICE
-        if not within(name, TORCH | {"assembly", "doctor", "cli", "__main__", "batching.scheduler"})
+        if not within(name, TORCH | {"assembly", "loading", "doctor", "cli", "__main__", "batching.scheduler"})
     ]
     light += ["service.engines.engine", "service.engines.framing"]
     loaded = loaded_by(f"import {', '.join(light)}")

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import assembly
 from service.assembly import Service, build
 from service.errors import NotReady, OutOfRange, SettingWrong, Unknown, Unreadable
 from service.pipelines.call import Call, Class
@@ -52,7 +51,7 @@ class Loading:
 @pytest.fixture
 def loading(monkeypatch: pytest.MonkeyPatch) -> Loading:
     made = Loading()
-    monkeypatch.setattr(assembly, "load_engine", made)
+    monkeypatch.setattr("service.loading.load_engine", made)
     return made
 
 

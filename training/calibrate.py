@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.assembly import load_engine
 from service.engines.engine import Engine
 from service.engines.framing import CropRow, PictureRow
 from service.geometry.boxes import iou
+from service.loading import load_engine
 from service.pipelines.presence import FIGURES, Presence, figures
 from service.settings import Settings
 from service.store.manifest import to_toml

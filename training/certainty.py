@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.assembly import load_engine
 from service.engines.engine import Engine
 from service.engines.framing import CropRow
 from service.geometry.boxes import clip
+from service.loading import load_engine
 from service.pipelines.certainty import KIND_INDEX, KINDS, Certainty, logits
 from service.settings import Settings
 from service.store.manifest import to_toml

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.assembly import load_engine
 from service.engines.engine import Engine
 from service.engines.framing import CropRow, Found, PictureRow
 from service.geometry.skeletons import to_h36m17
+from service.loading import load_engine
 from service.media.videos import ClipLimits, open_clip
 from service.settings import Settings
 from service.store.store import Entry, Store, embedded_store

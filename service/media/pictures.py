@@ -107,6 +107,16 @@ def kind_of(body: bytes) -> str | None:
     return None
 
 
+def moves(body: bytes) -> bool:
+    """Whether it is a GIF of more than one frame, which somebody may rather have read as a clip."""
+    if kind_of(body) != "gif":
+        return False
+    try:
+        return bool(GifImagePlugin.GifImageFile(io.BytesIO(body)).is_animated)
+    except Exception:  # whoever reads it says what is wrong with it
+        return False
+
+
 def read_picture(body: bytes, limits: PictureLimits) -> Picture:
     """Decodes one photo; of an animation or a stack of pages, the first.
 

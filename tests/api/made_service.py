@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service import assembly, cli
+from service import cli, loading
 from service.engines.device import Lanes
 from service.engines.engine import Engine
 from service.settings import Settings
@@ -51,7 +51,7 @@ def load_engine(
         return outputs_of(manifest, settings, len(inputs))
 
     label = f"{manifest.name}@{manifest.version}"
-    framing = assembly._framing(manifest, settings)
+    framing = loading.framing_of(manifest, settings)
     sizes = range(1, 17)
     return Engine(
         label, manifest.role, framing, infer, sizes=sizes, budget=16, pads=False, runtime="made", precision="f32"
@@ -59,5 +59,5 @@ def load_engine(
 
 
 if __name__ == "__main__":
-    assembly.load_engine = load_engine
+    loading.load_engine = load_engine
     sys.exit(cli.main(["serve", *sys.argv[2:]]))

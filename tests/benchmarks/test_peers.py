@@ -17,7 +17,7 @@ from benchmarks.peers.environments import PEERS
 from benchmarks.peers.servers import ours
 from benchmarks.peers.servers.peer_network import STANDING, Network, channels, window
 from benchmarks.wrk import Closed
-from service import assembly
+from service import assembly, loading
 from service.api.app import create_app
 from service.engines.framing import window_channels
 from service.settings import Settings
@@ -69,7 +69,7 @@ def test_every_peer_has_a_file_that_starts_it() -> None:
 
 
 def test_our_side_without_a_network_answers_through_its_door_and_counts_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assembly, "load_engine", ours.without_network)
+    monkeypatch.setattr(loading, "load_engine", ours.without_network)
 
     async def asked() -> tuple[list[httpx.Response], str]:
         service = assembly.build(Settings(keys=("a-key",), person_side=128, device="cpu"))

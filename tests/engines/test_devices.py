@@ -26,7 +26,7 @@ EVERY_ROLE = pytest.mark.parametrize("role", ROLES)
 @cache
 def engine(role: str, device: str, precision: str = "auto") -> Engine:
     """The store's default on that device."""
-    from service.assembly import load_engine
+    from service.loading import load_engine
     from service.settings import Settings
     from service.store.store import Store, embedded_store
 

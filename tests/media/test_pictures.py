@@ -14,7 +14,7 @@ from PIL import Image
 
 from service.errors import OutOfRange, Refused, TooLarge, UnknownKind, Unreadable
 from service.media import pictures
-from service.media.pictures import KINDS, PictureLimits, kind_of, read_picture, upright
+from service.media.pictures import KINDS, PictureLimits, kind_of, moves, read_picture, upright
 
 LIMITS = PictureLimits(max_pixels=50_000_000, min_side=16, max_side=16_384)
 RED, GREEN, BLUE, GREY = (200, 30, 40), (40, 180, 60), (30, 50, 210), (128, 128, 128)
@@ -149,6 +149,16 @@ def test_transparent_pixels_come_out_white() -> None:
     assert tuple(pixels[4, 4]) == (255, 255, 255)
     np.testing.assert_allclose(pixels[4, -4], np.add(GREEN, 255) / 2, atol=1)
     assert tuple(pixels[-4, -4]) == GREY
+
+
+def test_only_a_gif_of_several_frames_moves() -> None:
+    one, other = Image.fromarray(quarters()), Image.fromarray(quarters()[:, ::-1])
+    still, moving, page = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    one.save(still, "gif")
+    one.save(moving, "gif", save_all=True, append_images=[other])
+    one.save(page, "tiff", save_all=True, append_images=[other])
+    assert [moves(body.getvalue()) for body in (still, moving, page)] == [False, True, False]
+    assert not moves(b"GIF89a") and not moves(b"")
 
 
 def test_a_transparent_palette_comes_out_white() -> None:

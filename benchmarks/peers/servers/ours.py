@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.sleeping_replica import sleeping_loader
-from service import assembly
+from service import loading
 from service.engines.engine import Engine
 
 from .peer_network import STANDING
@@ -22,7 +22,7 @@ _without = sleeping_loader(0.0, 0.0)
 
 
 def without_network(*arguments: Any) -> Engine:
-    """What takes the place of `assembly.load_engine`: engines that load nothing and answer at once."""
+    """What takes the place of `loading.load_engine`: engines that load nothing and answer at once."""
     engine: Engine = _without(*arguments)
     if engine.role == "lift":
         frames = engine.framing.example().shape[1]
@@ -35,5 +35,5 @@ def without_network(*arguments: Any) -> Engine:
 
 
 if __name__ == "__main__":
-    assembly.load_engine = without_network  # type: ignore[assignment]  # the same call, its arguments passed on
+    loading.load_engine = without_network  # type: ignore[assignment]  # the same call, its arguments passed on
     runpy.run_module("service", run_name="__main__")

@@ -1,0 +1,124 @@
+"""One model of a store becomes a warm engine: network built and filled, framed, given to a runtime, measured."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from service.engines.device import Lanes, check_torch
+from service.engines.engine import Engine, Framing
+from service.engines.framing import FinderFraming, LiftFraming, PoseFraming, PublishedLiftFraming
+from service.engines.openvino_engine import openvino_available, openvino_infer
+from service.engines.torch_engine import torch_infer
+from service.engines.torch_framing import from_pixels
+from service.errors import SettingWrong, StoreBroken
+from service.networks import TORCHVISION, create, load_weights
+from service.settings import Settings
+from service.store.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+# A second lifter, whose window is longer, for sequences that the first one's does not hold.
+LONG = "lift_long"
+# What is warmed, and the most of a batch, which `batch_ms` makes less. A CPU's time grows with every row, so few sizes
+# and no padding, and nothing is won by more rows than these; a GPU's hardly grows at first.
+CPU_SIZES = {"person": (1,), "pose": (1,), "lift": (1, 4), "lift_long": (1, 4, 8)}
+CPU_MOST = {"person": 1, "pose": 4, "lift": 32, "lift_long": 32}
+CUDA_SIZES = {
+    "person": (1, 2, 4, 8),
+    "pose": (1, 2, 4, 8, 16, 32, 64, 128),
+    "lift": (1, 2, 4, 8, 16, 32, 64, 128),
+    "lift_long": (1, 2, 4, 8, 16, 32),
+}
+
+
+def load_engine(
+    manifest: Manifest,
+    load: Callable[[], dict[str, Any]],
+    settings: Settings,
+    device: str,
+    lanes: Lanes | None = None,
+) -> Engine:
+    """Builds, fills and warms one network; on the device's thread.
+
+    Args:
+        lanes: of the device; by default one.
+
+    Raises:
+        StoreBroken: names the file and the key that is wrong.
+        SettingWrong: torchvision, which this network is of, is not of torch's build.
+    """
+    started = time.perf_counter()
+    label = f"{manifest.name}@{manifest.version}"
+    if manifest.network in TORCHVISION:  # no other needs it, and it takes a second of every start
+        check_torch()
+    try:
+        module = create(manifest.network, **manifest.options)
+        framing = framing_of(manifest, settings)
+        if manifest.role != "lift":
+            network = from_pixels(module, manifest.input)
+    except (KeyError, ValueError) as error:
+        raise StoreBroken(f"the manifest of {label}: {error}") from error
+    load_weights(module, load(), f"{label}/{manifest.weights.file}")
+    eager = getattr(module, "eager", False)  # neither traced nor recorded
+    if manifest.role != "lift":
+        module = network
+    role, on_cpu = manifest.role, device == "cpu"
+    slot = LONG if manifest.long else role
+    threads = settings.network_threads
+    precision = _precision(settings, role, on_cpu)
+    sizes = CPU_SIZES[slot] if on_cpu else CUDA_SIZES[slot]
+    if eager:
+        runtime, precision, infer = "torch", "f32", torch_infer(module, device, "f32", threads)
+    elif not on_cpu:
+        from service.engines.cuda_engine import cuda_infer  # it brings what a CPU does without
+
+        framing, infer, runtime, precision = cuda_infer(module, framing, manifest.input, sizes, device, precision)
+    elif openvino_available():
+        runtime, infer = "openvino", openvino_infer(module, framing.example(), sizes, threads, precision, lanes)
+    else:
+        runtime, infer = "torch", torch_infer(module, device, precision, threads)
+    budget = CPU_MOST[slot] if on_cpu else sizes[-1]
+    pads = not on_cpu
+    engine = Engine(
+        label,
+        role,
+        framing,
+        infer,
+        sizes=sizes,
+        budget=budget,
+        pads=pads,
+        runtime=runtime,
+        precision=precision,
+        network=slot,
+    )
+    # As it will run when all lanes are taken: what a batch takes then is what its budget is for.
+    with lanes.taken() if lanes else nullcontext():
+        engine.warm(settings.batch_ms / 1000)
+    log.info("%s loaded in %.1f s", label, time.perf_counter() - started)
+    return engine
+
+
+def _precision(settings: Settings, role: str, on_cpu: bool) -> str:
+    """32 bits unless asked for less; the lifter, which is small and exact, always. Of itself only CUDA's detector takes
+    less, behind a gate: in bf16 the finder's boxes would move by up to two pixels, and the embedded detector's AP on a
+    CPU falls by a point (docs/performance.md)."""
+    wanted: str = settings.precision
+    if on_cpu and wanted == "f16":
+        message = "`precision` is f16, which only CUDA devices have here; a CPU takes f32 or bf16"
+        raise SettingWrong(message, field="precision", limit=["auto", "f32", "bf16"])
+    if role == "lift" or (wanted == "auto" and (on_cpu or role != "pose")):
+        return "f32"
+    return wanted
+
+
+def framing_of(manifest: Manifest, settings: Settings) -> Framing:
+    if manifest.role == "person":
+        return FinderFraming(manifest.input, settings.person_side)
+    if manifest.role == "pose":
+        return PoseFraming(manifest.input)
+    frames = int(manifest.options["frames"])
+    return PublishedLiftFraming(frames) if manifest.input.get("form") == "published" else LiftFraming(frames)
