@@ -51,15 +51,19 @@ class PoseLoss:
             raise ValueError("[loss] `distil` needs `kind` = mse: the starting network answers heatmaps, not logits")
 
 
-def gaussians(cells: Tensor, weights: Tensor, columns: int, rows: int, sigma: float) -> tuple[Tensor, Tensor]:
+def gaussians(
+    cells: Tensor, weights: Tensor, columns: int, rows: int, sigma: float, rounded: bool = False
+) -> tuple[Tensor, Tensor]:
     """`service.geometry.heatmaps.gaussian_targets` where the batch lies, its weights times the labels' own.
 
     cells: (n, joints, 2), NaN allowed; weights: (n, joints). Returns heatmaps (n, joints, rows, columns) and weights.
     """
     reach = 3 * sigma
+    if rounded:
+        cells = (cells + 0.5).trunc()
     # Sizes one by one: an array of them would have to travel to the device, which all steps would wait for.
     near = [
-        (cells[..., axis] >= -reach) & (cells[..., axis] <= size - 1 + reach)
+        (cells[..., axis] >= -reach - rounded) & (cells[..., axis] <= size - 1 + reach)
         for axis, size in enumerate((columns, rows))
     ]
     inside = near[0] & near[1] & (weights > 0)  # False for NaN
@@ -68,6 +72,8 @@ def gaussians(cells: Tensor, weights: Tensor, columns: int, rows: int, sigma: fl
         torch.arange(size, device=cells.device) - centres[..., axis, None] for axis, size in enumerate((columns, rows))
     )
     across, along = (torch.exp(-each.square() / (2 * sigma**2)) for each in (x, y))
+    if rounded:
+        across, along = across * (x.abs() <= reach), along * (y.abs() <= reach)
     return (along * inside[..., None])[..., :, None] * across[..., None, :], weights * inside
 
 
@@ -141,7 +147,8 @@ class PoseTask:
     ) -> None:
         self.framing = PoseFraming(recipe["input"])
         self.weights = section(recipe, "loss", PoseLoss)
-        self.sigma = section(recipe, "crops", CropRecipe).sigma
+        crops = section(recipe, "crops", CropRecipe)
+        self.sigma, self.rounded = crops.sigma, crops.rounded
         self.validation, self.device, self.bf16, self.layout = validation, device, bf16, layout
         self.pixels: FromPixels = from_pixels(nn.Identity(), recipe["input"]).to(device)
         self.teacher: Teacher | None = None
@@ -172,7 +179,7 @@ class PoseTask:
     def losses(self, module: nn.Module, batch: CropBatch[Tensor]) -> Losses:
         crops = self.crops(batch.pixels)
         cells, worth = (each.to(self.device, non_blocking=True) for each in (batch.cells, batch.weights))
-        targets, weights = gaussians(cells, worth, *heatmap_size(self.framing), self.sigma)
+        targets, weights = gaussians(cells, worth, *heatmap_size(self.framing), self.sigma, self.rounded)
         with self.autocast():
             answers = module(crops)
         answers = answers.float()

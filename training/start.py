@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from service.errors import Unreadable
 from service.importing.checkpoints import read_checkpoint
 from service.networks import ATTENTION, create, load_weights
 from service.store.store import Store
@@ -39,7 +40,10 @@ def ended(file: Path) -> Arrays:
         Unreadable: neither.
     """
     if file.name == "latest.pt":
-        return weights_of(torch.load(file, map_location="cpu", weights_only=True)["module"])
+        try:
+            return weights_of(torch.load(file, map_location="cpu", weights_only=True)["module"])
+        except Exception as error:  # the decoders' errors are of many kinds
+            raise Unreadable(f"{file} is no checkpoint of a run here: {type(error).__name__}") from error
     return read_checkpoint(file).arrays
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from service.errors import ServiceError
 from service.networks import create, load_weights
 
 from .data.human36m import JOINTS_FILE
@@ -27,7 +28,7 @@ from .distributed import joined, started_by_torchrun
 from .paper.detectors import score_detector, train_detector
 from .paper.lifters import TakeRecipe, build_lifter, read_takes, score_lifter, train_lifter
 from .paper.report import terminal, write_report
-from .paper.rows import TABLES, Row, merged, read_table
+from .paper.rows import TABLES, Row, Table, merged, read_table
 from .paper.where import Where
 from .recipe import section
 from .start import ended
@@ -67,15 +68,12 @@ def table(arguments: Namespace) -> str:
     """Runs the table's rows and returns what the terminal shows.
 
     Raises:
-        ValueError: no such row, or a checkpoint for a row that there is not.
+        SystemExit: what was asked for is not there, as a row, a file, or weights that a row's network can have; the
+            message is one line.
     """
     told = read_table(arguments.table)
     processes = started_by_torchrun()
-    checkpoints = _pairs(arguments.checkpoint, "--checkpoint")
-    names = [row.name for row in told.rows if row.trained]
-    for name in (*arguments.rows, *checkpoints):
-        if name not in names:
-            raise ValueError(f"table {told.number} trains no row {name!r}; it trains {', '.join(names)}")
+    checkpoints, given, change = _asked(arguments, told)
     device = torch.device(arguments.device)
     if device.type == "cuda" and processes.count > 1:
         device = torch.device("cuda", processes.local)
@@ -88,12 +86,11 @@ def table(arguments: Namespace) -> str:
         workers=arguments.workers,
         parts=arguments.parts,
         processes=processes,
-        backbones={name: Path(file) for name, file in _pairs(arguments.backbone, "--backbone").items()},
+        backbones={name: Path(file) for name, file in given.items()},
         boxes=arguments.boxes,
         bf16=arguments.bf16,
         picture_gb=arguments.picture_gb,
     )
-    change = change_of(arguments.change)
     changes = [merged(change, {"loop": {"seed": seed}}) for seed in arguments.seeds] or [change]
     ours: dict[str, dict[str, Any]] = {}
     with joined(processes, device):
@@ -112,6 +109,23 @@ def table(arguments: Namespace) -> str:
         told = replace(told, title=f"{told.title}; changed: {', '.join(arguments.change)}")
     files = write_report(told, ours, arguments.runs)
     return "\n".join([terminal(told, ours), *(f"written: {file}" for file in files)])
+
+
+def _asked(arguments: Namespace, told: Table) -> tuple[dict[str, str], dict[str, str], dict[str, Any]]:
+    """Checkpoints by row, backbones by network, and changes, once rows and files are there."""
+    try:
+        checkpoints = _pairs(arguments.checkpoint, "--checkpoint")
+        backbones = _pairs(arguments.backbone, "--backbone")
+        names = [row.name for row in told.rows if row.trained]
+        for name in (*arguments.rows, *checkpoints):
+            if name not in names:
+                raise ValueError(f"table {told.number} trains no row {name!r}; it trains {', '.join(names)}")
+        for file in (*checkpoints.values(), *backbones.values(), *([arguments.boxes] if arguments.boxes else [])):
+            if not Path(file).is_file():
+                raise ValueError(f"there is no file {file}")
+        return checkpoints, backbones, change_of(arguments.change)
+    except ValueError as error:
+        raise SystemExit(f"python -m training table: {error}") from error
 
 
 def change_of(given: list[str]) -> dict[str, Any]:
@@ -161,6 +175,8 @@ def figures_of(row: Row, where: Where, checkpoint: Path | None, run: bool) -> di
     where = replace(where, run=folder)
     try:
         figures = train_and_score(row.recipe, where, checkpoint)
+    except ServiceError as error:  # a checkpoint or a backbone is not this network's, or nothing that is read
+        raise SystemExit(f"python -m training table: table {row.table}, row {row.name}: {error}") from error
     except ValueError as error:
         print(f"{row.table} {row.name}: {error}", file=sys.stderr, flush=True)
         return {"missing": str(error)}

@@ -265,8 +265,7 @@ class LiftFraming:
         for row in rows:
             pose = poses[first]
             if row.mirror_test:
-                back = poses[first + 1][:, self._order] * np.array([-1, 1, 1], np.float32)
-                pose = (pose + back) / np.float32(2)
+                pose = (pose + _mirrored_back(poses[first + 1], self._order)) / np.float32(2)
             answers.append(pose)
             first += row.cost
         return answers
@@ -281,20 +280,40 @@ class PublishedLiftFraming:
 
     def __init__(self, frames: int) -> None:
         self.frames = frames
+        self._order = mirror_order(SKELETONS["h36m17"])
 
     def inputs(self, rows: Sequence[WindowRow]) -> Array:
-        return np.stack([published_channels(row.points, row.size) for row in rows])
+        windows = []
+        for row in rows:
+            windows.append(published_channels(row.points, row.size))
+            if row.mirror_test:
+                mirrored = mirror_points(row.points, SKELETONS["h36m17"], row.size[0])
+                windows.append(published_channels(mirrored, row.size))
+        return np.stack(windows)
 
     def example(self) -> Array:
         return np.zeros((1, self.frames, 17, 2), np.float32)
 
     def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[WindowRow]) -> list[Array]:
         """(frames, 17, 3) a row: metres relative to joint 0 in the centre frame, NaN in the others."""
+        poses = outputs[0][:, 0]
         answers = np.full((len(rows), self.frames, 17, 3), np.nan, np.float32)
-        answers[:, self.frames // 2] = outputs[0][:, 0]
+        first = 0
+        for answer, row in zip(answers, rows, strict=True):
+            pose = poses[first]
+            if row.mirror_test:
+                pose = (pose + _mirrored_back(poses[first + 1], self._order)) / np.float32(2)
+            answer[self.frames // 2] = pose
+            first += row.cost
         # They learned the other joints against a true joint 0; what they answer for it is noise.
         answers[:, self.frames // 2, 0] = 0
         return list(answers)
+
+
+def _mirrored_back(pose: NDArray[Any], order: NDArray[np.intp]) -> Array:
+    """(..., 17, 3) lifted from a mirror image, as its true image has it."""
+    back: Array = pose[..., order, :] * np.array([-1, 1, 1], np.float32)
+    return back
 
 
 def published_channels(points: Array, size: tuple[int, int]) -> Array:

@@ -172,7 +172,7 @@ def merge_mirrored(heatmaps: Floats, mirrored: Floats, order: NDArray[np.intp], 
 
 
 def gaussian_targets(
-    positions: ArrayLike, visible: ArrayLike, width: int, height: int, sigma: float
+    positions: ArrayLike, visible: ArrayLike, width: int, height: int, sigma: float, rounded: bool = False
 ) -> tuple[Floats, Floats]:
     """The heatmaps that a detector should answer: Gaussians of peak 1 around the exact sub-cell position.
 
@@ -183,19 +183,31 @@ def gaussian_targets(
         visible: (people, joints), labelled where over 0.
         width, height: cells of the map.
         sigma: deviation in cells; 2 for 48x64, 3 for 72x96.
+        rounded: the targets of HRNet's and AlphaPose's code instead: around the nearest cell (`int(x + 0.5)`, which
+            left of the map rounds towards it), and nothing more than 3 sigma from it in x or y; for a whole `sigma`.
 
     Returns:
         targets: (people, joints, height, width) float32, all 0 where the weight is.
-        weights: (people, joints) float32, 1, or 0 where unlabelled or where no cell lies within 3 sigma of the centre.
+        weights: (people, joints) float32, 1, or 0 where unlabelled or where no cell lies within 3 sigma of the centre;
+            where `rounded`, a centre one cell further to the left or the top still counts, as it does there.
     """
+    reach = 3 * sigma
     centres = np.asarray(positions, np.float32)
+    if rounded:
+        if sigma != int(sigma):
+            raise ValueError(f"`sigma` must be a whole number of cells for rounded targets, got {sigma}")
+        centres = np.trunc(centres + np.float32(0.5))
     last = np.array([width - 1, height - 1], np.float32)
-    inside = ((centres + 3 * sigma >= 0) & (centres - 3 * sigma <= last)).all(axis=-1)  # False for NaN
+    before = centres + reach + (1 if rounded else 0)
+    inside = ((before >= 0) & (centres - reach <= last)).all(axis=-1)  # False for NaN
     weights = (inside & (np.asarray(visible) > 0)).astype(np.float32)
     x, y = np.moveaxis(np.where(weights[..., None] > 0, centres, 0), -1, 0)
-    across = np.exp(-np.square(np.arange(width, dtype=np.float32) - x[..., None]) / np.float32(2 * sigma**2))
-    along = np.exp(-np.square(np.arange(height, dtype=np.float32) - y[..., None]) / np.float32(2 * sigma**2))
-    along *= weights[..., None]
+    sides = []
+    for centre, size in ((x, width), (y, height)):
+        away = np.arange(size, dtype=np.float32) - centre[..., None]
+        side = np.exp(-np.square(away) / np.float32(2 * sigma**2))
+        sides.append(side * (np.abs(away) <= reach) if rounded else side)
+    across, along = sides[0], sides[1] * weights[..., None]
     return along[..., :, None] * across[..., None, :], weights
 
 

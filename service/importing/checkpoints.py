@@ -7,6 +7,7 @@ refused by that name. Knows no store. Arrays are float32 (counters int64), named
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from service.errors import Unreadable
 from service.networks import create
+
+from .pickles import look
 
 State = Mapping[str, Tensor]
 Arrays = dict[str, np.ndarray]
@@ -32,6 +35,13 @@ IGNORED = (
     *(f"numpy.random._pickle.{name}" for name in ("__randomstate_ctor", "__bit_generator_ctor", "__generator_ctor")),
     *(f"numpy.random._mt19937.{name}" for name in ("MT19937", "__bit_generator_ctor")),
 )
+# What tensors are made of: torch reads these itself, and runs nothing else.
+PLAIN = re.compile(
+    r"collections\.(OrderedDict|defaultdict|Counter)|_codecs\.encode|torch\.(\w+Storage|Size|device|bool|(b?float|q?u?int|complex)\w*)"
+    r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2|torch\.nn\.parameter\.\w+"
+    r"|torch\.storage\.\w+Storage|torch\.serialization\._get_layout|" + "|".join(map(re.escape, IGNORED))
+)
+PROTOCOL = 2  # of the pickles that torch writes, and reads without running anything
 # Under which of a checkpoint's entries the weights lie; the official HRNet's training checkpoints have several.
 ENTRIES = ("state_dict", "model_pos", "best_state_dict", "model")
 WRAPPINGS = ("module.", "model.")
@@ -94,14 +104,34 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def _load(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals([(_Nothing, name) for name in IGNORED]):
+        # What torch warns of (a protocol, a form of file) is said here in the error, or does no harm.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([(_Nothing, name) for name in IGNORED]):
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the decoders' errors are of many kinds
-        if code := re.search(r"GLOBAL (\S+)", str(error)):
-            raise Unreadable(
-                f"{path.name} asks to run `{code[1]}` when it is read, which weights do not need; it was not run"
-            ) from error
-        raise Unreadable(f"{path.name} is no file of weights that torch saved: {_reason(error)}") from error
+        raise Unreadable(f"{path.name} {_refusal(error, path)}") from error
+
+
+def _refusal(error: Exception, path: Path) -> str:
+    """Why a file is not read: what it would run, by name, or else what it is."""
+    if not path.is_file():
+        return "is not there"
+    if not path.stat().st_size:
+        return "is empty"
+    looked = look(path)
+    if looked.text:
+        with path.open("rb") as file:
+            begins = file.read(60).decode("utf-8", "replace").split("\n")[0].strip()
+        return f"is no file of weights that torch saved: it is text and begins with {begins!r}"
+    if looked.program:
+        return "is a program of torch.jit, which is not run: save its state_dict() with torch.save instead"
+    code = re.search(r"GLOBAL (\S+)", str(error))
+    asked = code[1] if code else next((name for name in looked.names if not PLAIN.fullmatch(name)), None)
+    if asked is not None:
+        return f"asks to run `{asked}` when it is read, which weights do not need; it was not run"
+    if looked.whole and looked.protocol > PROTOCOL:
+        return f"is pickled by protocol {looked.protocol}, but only torch.save's own, {PROTOCOL}, is read: save it anew"
+    return f"is no file of weights that torch saved: {_reason(error)}"
 
 
 def _reason(error: Exception) -> str:
@@ -109,8 +139,9 @@ def _reason(error: Exception) -> str:
     text = str(error).strip()
     if match := re.search(r"WeightsUnpickler error: ([^\n]+)", text):
         return match[1]
-    first = text.split("\n")[0]
-    return first if first and "weights_only" not in first else type(error).__name__
+    first = text.split("\n")[0].split(". ")[0]
+    advice = re.search("weights.only", first, re.IGNORECASE) or isinstance(error, KeyError)
+    return type(error).__name__ if advice or not first else first
 
 
 def _state(saved: Any, path: Path) -> State:

@@ -5,6 +5,7 @@ The presets are what the networks were published with, or what was fitted on lab
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from service.networks import create, load_weights
 from service.store.manifest import Manifest, Score, WeightsFile
-from service.store.store import Entry, Store
+from service.store.store import IMPORTED, Entry, Store
 
 from .recognise import Converted, PublicFile, convert
 
@@ -55,6 +56,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "alphapose": _OFFICIAL
     | {"transform": "alphapose", "mean": [103.53, 116.535, 122.4], "deviation": [255.0, 255.0, 255.0]},
     "mmpose-udp": _OFFICIAL | {"transform": "udp", "decode": "udp", "blur": 11, "flip_shift": 0},
+    # Zhang et al., CVPR 2020, as MMPose has it: the official crop, the peak read from the blurred map's logarithm. Near
+    # the map's edge the two differ, by half a cell at 4 cells from it: the blur here repeats the edge, theirs has
+    # nothing beyond it.
+    "dark": _OFFICIAL | {"decode": "dark", "blur": 11},
     # Torchvision's finders resize and normalise for themselves, and have suppressed already.
     "torchvision": {
         "colour": "rgb",
@@ -65,7 +70,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # PoseFormer's and VideoPose3D's: `engines.framing.PublishedLiftFraming`; a window's centre frame alone is answered.
     "published-lifter": {"form": "published", "head": "centre"},
 }
-WIDE_BLUR = 17  # of UDP's decoder where the targets' deviation was 3 cells: from 384 rows on
+WIDE_BLUR = 17  # of UDP's and DARK's decoders where the targets' deviation was 3 cells: from 384 rows on
 SUMMARIES = {
     "lite-hrnet": "Lite-HRNet, wide naive form: the family's small detector, for CPUs",
     "rtmdet-nano": "RTMDet-nano, one class: finds people, 4 MB",
@@ -100,6 +105,9 @@ def import_file(
 ) -> Entry:
     """Converts a foreign file, runs it once, and adds it to the store as the next version of `name`.
 
+    It serves whoever names it, and becomes nobody's default: see `Store.default`. What the file did not tell stands
+    under `notes` in the manifest's [training].
+
     Args:
         scores: measured here; by default those that its publisher states.
         preset, size, row: see `recognise.convert`.
@@ -122,7 +130,13 @@ def import_file(
         options=converted.options,
         input=preset_of(converted),
         data=converted.data,
-        training={"origin": converted.origin, "file": converted.file, "sha256": converted.sha256},
+        training={
+            "origin": converted.origin,
+            "file": converted.file,
+            "sha256": converted.sha256,
+            IMPORTED: datetime.now(UTC).isoformat(timespec="milliseconds"),
+            **({"notes": list(converted.notes)} if converted.notes else {}),
+        },
         scores=scores or converted.scores,
         joints=JOINTS[converted.role],
     )
@@ -136,7 +150,7 @@ def preset_of(converted: Converted) -> dict[str, Any]:
     preset = dict(PRESETS[converted.preset])
     if converted.role == "pose":
         preset = {"width": converted.width, "height": converted.height} | preset
-    if preset.get("decode") == "udp" and converted.height >= 384:
+    if converted.preset in ("mmpose-udp", "dark") and converted.height >= 384:
         preset["blur"] = WIDE_BLUR
     return preset
 
@@ -160,6 +174,7 @@ def card(manifest: Manifest, converted: Converted) -> str:
     scores = "".join(f"| {s.protocol} | {s.metric} | {s.value:g} |\n" for s in manifest.scores)
     limits = f"\n## Limits\n{HUMAN36M_LIMIT}\n" if converted.role == "lift" else ""
     table = f"\n| protocol | metric | value |\n| --- | --- | --- |\n{scores}" if scores else "\nNot scored yet.\n"
+    told = "".join(f"\n- **Not told by the file**: {note}." for note in converted.notes)
     return f"""# {manifest.label}
 
 {manifest.summary}.
@@ -167,7 +182,7 @@ def card(manifest: Manifest, converted: Converted) -> str:
 - **Origin**: {converted.origin}.
 - **Licence of the weights**: {converted.licence or "unknown: ask their publisher"}.
 - **Learned from**: {"; ".join(f"{d.name} ({d.licence}: {d.terms})" for d in converted.data) or "unknown"}.
-- **Changed here**: {converted.changes}.
+- **Changed here**: {converted.changes}.{told}
 - **File**: {converted.file}, SHA-256 {converted.sha256}.
 
 ## Scores

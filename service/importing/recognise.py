@@ -7,6 +7,7 @@ entry needs of it.
 from __future__ import annotations
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +25,10 @@ from .graphs import read_rtmdet, read_tinypose
 UNKNOWN_ORIGIN = "unknown: not one of the published files"
 # Height x width, as published; the weights of an HRNet are the same at every size, so the file cannot tell.
 SIZES = {"256x192": (192, 256), "384x288": (288, 384)}
-# Preprocessing and decoding of the HRNets: neither can the file tell AlphaPose's from the official, nor UDP's.
-POSE_PRESETS = ("official", "alphapose", "mmpose", "mmpose-udp")
+# Preprocessing and decoding of the HRNets: the file cannot tell AlphaPose's from the official, nor UDP's or DARK's.
+POSE_PRESETS = ("official", "alphapose", "mmpose", "mmpose-udp", "dark")
+# What a file's name says where it says it: MMPose's are `..._dark-8xb64-...`, `..._udp-8xb64-...`.
+HINTS = {"dark": "dark", "udp": "mmpose-udp", "alphapose": "alphapose"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Converted:
     data: tuple[DataSource, ...]  # what they learned from; empty where the file is not a known one
     scores: tuple[Score, ...]  # as their publisher states them; empty likewise
     changes: str  # what the conversion changed
+    notes: tuple[str, ...] = ()  # what the file did not tell, and how it was taken
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ def convert(path: Path, preset: str | None = None, size: str | None = None, row:
     """Reads a foreign file.
 
     Args:
-        preset: of POSE_PRESETS, for an HRNet; by default what its published file, its form or its name says.
+        preset: of POSE_PRESETS, for an HRNet; by default what its published file, its name or its form says.
         size: of SIZES, likewise.
         row: the public file that it is, where that is known already.
 
@@ -191,7 +195,7 @@ def convert(path: Path, preset: str | None = None, size: str | None = None, row:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     row = row or next((each for each in public_files() if each.sha256 and digest.startswith(each.sha256)), None)
     origin = _origin(row, digest, read)
-    read_preset, (width, height) = _told(read, weights.name, preset, size, row)
+    read_preset, (width, height), notes = _told(read, weights.name, preset, size, row)
     return Converted(
         role=read.role,
         network=read.network,
@@ -208,6 +212,7 @@ def convert(path: Path, preset: str | None = None, size: str | None = None, row:
         data=origin.data,
         scores=origin.scores,
         changes=read.changes,
+        notes=notes,
     )
 
 
@@ -220,19 +225,43 @@ def _origin(row: PublicFile | None, digest: str, read: Checkpoint) -> _Origin:
 
 def _told(
     read: Checkpoint, name: str, preset: str | None, size: str | None, row: PublicFile | None
-) -> tuple[str, tuple[int, int]]:
-    """Preset and input size: as asked, else by the published row, else by the file's form and name."""
+) -> tuple[str, tuple[int, int], tuple[str, ...]]:
+    """Preset, input size and notes: as asked, else by the published row, else by the file's name and form."""
     if read.preset not in POSE_PRESETS:
         if preset is not None or size is not None:
             raise SettingWrong(f"`--preset` and `--size` are for HRNets, {name} holds a {read.network}", field="preset")
-        return read.preset, read.size or (0, 0)
+        return read.preset, read.size or (0, 0), ()
     for field, value, known in (("preset", preset, POSE_PRESETS), ("size", size, tuple(SIZES))):
         if value is not None and value not in known:
             raise SettingWrong(f"`--{field}` must be one of {', '.join(known)}, got {value!r}", field=field)
-    if preset is None:
-        preset = row.preset if row is not None else read.preset
-        if row is None and preset == "mmpose" and "udp" in name.lower():
-            preset = "mmpose-udp"
-    if size is None:
-        size = row.size if row is not None else next((each for each in SIZES if each in name), "256x192")
-    return preset, SIZES[size]
+    notes = []
+    if preset is None and row is not None:
+        preset = row.preset
+    elif preset is None:
+        preset, note = _guessed(read.preset, name)
+        notes.append(note)
+    if size is None and row is not None:
+        size = row.size
+    elif size is None:
+        size = next((each for each in SIZES if each in name), "")
+        if not size:
+            size = next(iter(SIZES))
+            notes.append(f"neither the file nor its name tells the input size: taken for {size}; else say `--size`")
+    return preset, SIZES[size], tuple(notes)
+
+
+def _guessed(form: str, name: str) -> tuple[str, str]:
+    """A preset for a file whose weights are the same whoever trained them, and what to know of the guess."""
+    stem = name.lower()
+    for word, preset in HINTS.items():
+        if re.search(rf"(?<![a-z]){word}(?![a-z])", stem):
+            return preset, f"its name says `{word}`: preset `{preset}`; if that is wrong, say `--preset`"
+    if form == "mmpose":
+        return form, (
+            "taken for MMPose's plain form, peaks read to a quarter: the file cannot tell networks that were trained"
+            " for UDP or DARK, which want `--preset mmpose-udp` or `dark`"
+        )
+    return form, (
+        "taken for HRNet's own: the file cannot tell AlphaPose's, which normalises pixels otherwise and wants"
+        " `--preset alphapose`, nor UDP's and DARK's (`mmpose-udp`, `dark`); the wrong one costs accuracy silently"
+    )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +21,9 @@ from .manifest import Manifest, Role, read, to_toml
 from .weights import read_weights, statistics_embeddings_and_heads, write_weights
 
 MANIFEST, CARD, NOTICE = "manifest.toml", "CARD.md", "NOTICE"
+IMPORTED = "imported"  # in [training]: when a file of somebody else's was imported, ISO 8601 in UTC
+ABANDONED_S = 3600.0  # without a change, until a version that was being added counts as given up
+GROWING = re.compile(r"\.[a-z0-9.-]+@\d+\.[0-9a-f]{32}")
 
 Array = NDArray[Any]
 
@@ -107,7 +113,11 @@ class Store:
         raise Unknown(f"no model {asked[:80]!r}; there are {', '.join(there) or 'none'}", field="models", limit=there)
 
     def default(self, role: Role, permissive: bool = False) -> Entry:
-        """Who serves a role when nobody is named: one whose manifest says `default`, else the highest version.
+        """Who serves a role when nobody is named: one whose manifest says `default`.
+
+        Where none does: the highest version of what came with the package or was released here, of equal ones the
+        first by name. Only where there is nothing else, what was imported, and then what was imported first: an import
+        never changes who serves.
 
         Args:
             permissive: only what `Manifest.permissive` says yes to.
@@ -119,7 +129,7 @@ class Store:
         if not fitting:
             kind = "permissive " if permissive else ""
             raise Unknown(f"{self.folder} has no {kind}model for the role `{role}`", field=role)
-        return max(fitting, key=lambda entry: (entry.manifest.default, entry.manifest.version))
+        return min(fitting, key=_precedence)
 
     def long_lifter(self, permissive: bool = False) -> Entry | None:
         """Who lifts long sequences when nobody is named: the newest that says `long`, if there is one."""
@@ -187,6 +197,7 @@ class Store:
         if target.exists():
             raise taken
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._clear_abandoned()
         # Beside its place, so that the last step is one rename; the dot hides it from whoever reads meanwhile.
         growing = self.folder / f".{manifest.label}.{uuid.uuid4().hex}"
         growing.mkdir()
@@ -209,6 +220,16 @@ class Store:
         self._entries = None
         return Entry(manifest, target)
 
+    def _clear_abandoned(self) -> None:
+        """Removes what an `add` that was killed has left; one that still writes has changed a file of late."""
+        for folder in self.folder.iterdir():
+            if not GROWING.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+                continue
+            with contextlib.suppress(OSError):  # somebody else was faster
+                changed = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+                if time.time() - changed > ABANDONED_S:
+                    shutil.rmtree(folder, ignore_errors=True)
+
     def _models(self) -> list[Path]:
         if not self.folder.is_dir():
             raise StoreBroken(f"{self.folder}: there is no such folder, so no model store")
@@ -220,6 +241,13 @@ class Store:
     def _strangers(self) -> list[Path]:
         folders = (path for model in self._models() for path in sorted(model.iterdir()) if path.is_dir())
         return [path for path in folders if not _is_version(path) and not path.name.startswith(".")]
+
+
+def _precedence(entry: Entry) -> tuple[bool, str, int, str]:
+    """The least serves by default: marked before unmarked, released before imported, imported early before late."""
+    manifest = entry.manifest
+    imported = str(manifest.training.get(IMPORTED, ""))
+    return not manifest.default, imported, -manifest.version, manifest.name
 
 
 def _is_version(path: Path) -> bool:

@@ -143,8 +143,8 @@ def run_ci(folder: Path, failing: str) -> tuple[subprocess.CompletedProcess[str]
 def test_ci_runs_what_a_newcomer_runs_and_says_how_long_each_took(tmp_path: Path) -> None:
     outcome, calls = run_ci(tmp_path, failing="nothing")
     assert outcome.returncode == 0
-    assert calls == [f"{ROOT} setup", f"{ROOT} lint", f"{ROOT} test"]
-    for target in ("setup", "lint", "test"):
+    assert calls == [f"{ROOT} {target}" for target in ("setup", "lint", "test", "recipes")]
+    for target in ("setup", "lint", "test", "recipes"):
         assert re.search(rf"^== make {target}: \d+ s$", outcome.stdout, re.MULTILINE)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from service.engines.framing import CropRow, PoseFraming, PublishedLiftFraming, WindowRow, published_channels
 from service.geometry.crops import cells_to_input, crop_of_box, cut, input_to_cells, to_input, to_picture, udp_stride
 from service.geometry.heatmaps import decode_udp, gaussian_targets, merge_mirrored
-from service.geometry.skeletons import COCO17, mirror_order
+from service.geometry.skeletons import COCO17, SKELETONS, mirror_order, mirror_points
 from service.importing.entry import PRESETS
 
 Doubles = NDArray[np.float64]
@@ -242,6 +242,30 @@ def test_an_unknown_joint_is_where_it_was_around_and_one_never_seen_is_in_the_mi
 
 def test_a_window_without_any_joint_is_still_made_of_numbers() -> None:
     assert not published_channels(np.full((3, 17, 3), np.nan, np.float32), (640, 480)).any()
+
+
+def test_a_published_lifter_looks_in_the_mirror_too_where_a_row_asks_for_it() -> None:
+    framing, skeleton, size = PublishedLiftFraming(9), SKELETONS["h36m17"], (640, 480)
+    rng = np.random.default_rng(3)
+    points = np.concatenate([rng.uniform(0, 480, (2, 9, 17, 2)), np.ones((2, 9, 17, 1))], -1).astype(np.float32)
+    mix, bias = rng.normal(size=(2, 3)).astype(np.float32), rng.normal(size=(17, 3)).astype(np.float32)
+
+    def network(windows: NDArray[Any]) -> NDArray[Any]:
+        """Knows no symmetry by itself."""
+        pose: NDArray[Any] = np.tanh(windows[:, 4:5] @ mix) + bias
+        return pose
+
+    rows = [
+        WindowRow(points[1], size, True),
+        WindowRow(points[0], size, True, mirror_test=True),
+        WindowRow(mirror_points(points[0], skeleton, size[0]), size, True, mirror_test=True),
+    ]
+    inputs = framing.inputs(rows)
+    assert len(inputs) == sum(row.cost for row in rows) == 5
+    plain, pose, other = (answer[4] for answer in framing.answers([network(inputs)], rows))
+    np.testing.assert_allclose(other[mirror_order(skeleton)] * [-1, 1, 1], pose, atol=1e-5)
+    alone = framing.answers([network(framing.inputs(rows[:1]))], rows[:1])[0][4]
+    np.testing.assert_array_equal(plain, alone)
 
 
 def test_only_the_centre_frame_is_answered_and_its_pelvis_is_the_origin() -> None:

@@ -187,6 +187,38 @@ def test_joints_without_label_or_beyond_the_map_have_no_weight(
     assert (targets.max() > 0) == bool(weight)
 
 
+def published_target(x: float, y: float, width: int, height: int, sigma: int) -> tuple[np.ndarray, int]:
+    """HRNet's own way to it, cell by cell: a square window of the Gaussian pasted around the nearest cell."""
+    mu_x, mu_y, reach = int(x + 0.5), int(y + 0.5), 3 * sigma
+    target = np.zeros((height, width))
+    if mu_x - reach >= width or mu_y - reach >= height or mu_x + reach + 1 < 0 or mu_y + reach + 1 < 0:
+        return target, 0
+    for row in range(max(0, mu_y - reach), min(height, mu_y + reach + 1)):
+        for column in range(max(0, mu_x - reach), min(width, mu_x + reach + 1)):
+            target[row, column] = np.exp(-((column - mu_x) ** 2 + (row - mu_y) ** 2) / (2 * sigma**2))
+    return target, 1
+
+
+@pytest.mark.parametrize("sigma", [2, 3])
+def test_rounded_targets_are_those_of_the_official_code(sigma: int) -> None:
+    rng = np.random.default_rng(0)
+    places = rng.uniform([-14, -14], [WIDTH + 14, HEIGHT + 14], (300, 2)).astype(np.float32)
+    edges = [-7.4, -7.0, -6.6, -0.5, 0.5, 20.49, 20.5, WIDTH + 4.4, WIDTH + 5.4, WIDTH + 5.6, np.nan]
+    places = np.concatenate([places, [(edge, 20.0) for edge in edges]]).astype(np.float32)
+    targets, weights = gaussian_targets(places[:, None], np.ones((len(places), 1)), WIDTH, HEIGHT, sigma, rounded=True)
+    for (x, y), target, weight in zip(places[:-1], targets[:-1, 0], weights[:-1, 0], strict=True):
+        expected, counts = published_target(float(x), float(y), WIDTH, HEIGHT, sigma)
+        assert weight == counts
+        np.testing.assert_allclose(target, expected, atol=1e-6)
+    assert not targets[-1].any() and weights[-1, 0] == 0
+    assert targets.dtype == np.float32
+
+
+def test_a_target_cut_at_three_deviations_needs_whole_cells() -> None:
+    with pytest.raises(ValueError, match="`sigma` must be a whole number"):
+        gaussian_targets([[[1.0, 1.0]]], [[1]], WIDTH, HEIGHT, sigma=2.5, rounded=True)
+
+
 def test_no_people_have_no_targets() -> None:
     targets, weights = gaussian_targets(np.zeros((0, 17, 2)), np.zeros((0, 17)), WIDTH, HEIGHT, sigma=2)
     assert (targets.shape, weights.shape) == ((0, 17, HEIGHT, WIDTH), (0, 17))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,8 @@ from service.errors import StoreBroken, Unreadable
 from service.importing.entry import PRESETS, card, import_file, run_once
 from service.importing.recognise import ORIGINS, Converted, convert
 from service.networks import create, load_weights
-from service.store.manifest import DataSource, Score
-from service.store.store import CARD, NOTICE, Entry, Store
+from service.store.manifest import ROLES, DataSource, Manifest, Score, WeightsFile
+from service.store.store import CARD, IMPORTED, NOTICE, Entry, Store, embedded_store
 
 
 @pytest.fixture
@@ -113,6 +115,44 @@ def test_a_published_file_carries_origin_licence_and_data(
         assert "PaddlePaddle" in text and "Apache-2.0" in text
     assert "| COCO val, labelled boxes | AP | 0.658 |" in told
     assert "batch norm" in notice  # what was changed
+
+
+def test_an_import_becomes_nobody_s_default_and_says_when_it_came(store: Store, finder_file: Path) -> None:
+    """A store of its own: what is there first serves on, whatever name or version comes later."""
+    first = import_file(finder_file, "m-finder", store)
+    for name in ("a-finder", "z-finder", "z-finder"):
+        import_file(finder_file, name, store)
+    when = datetime.fromisoformat(first.manifest.training[IMPORTED])
+    assert abs(datetime.now(UTC) - when) < timedelta(minutes=10)
+    assert Store(store.folder).default("person").label == "m-finder@1"
+    released = replace(first.manifest, name="y-finder", training={})
+    store.add(released, first.load(), "# Card\n")
+    assert Store(store.folder).default("person").label == "y-finder@1"
+
+
+def test_imports_change_no_default_of_the_embedded_store(tmp_path: Path) -> None:
+    """Of manifests alone: whatever is imported, of every role, highest version, first name, permissive licence."""
+    shutil.copytree(embedded_store(), tmp_path / "store")
+    before = {p: [Store(tmp_path / "store").default(r, p).label for r in ROLES] for p in (False, True)}
+    assert before == {
+        False: ["rtmdet-nano@1", "lite-hrnet@2", "lift-27@1"],
+        True: ["rtmdet-nano@1", "lite-hrnet-public@1", "lift-27@1"],
+    }
+    store = Store(tmp_path / "store")
+    for role in ROLES:
+        for name in ("a", "zz", store.default(role).manifest.name, store.default(role, True).manifest.name):
+            training = {"origin": "elsewhere", IMPORTED: "2026-01-01T00:00:00.000+00:00"}
+            new = Manifest(name, 9, role, "network", "New.", WeightsFile("Apache-2.0", False), training=training)
+            if not (store.folder / name / "9").exists():
+                store.add(new, {"w": np.ones(1, np.float32)}, "# Card\n")
+    assert {p: [Store(store.folder).default(r, p).label for r in ROLES] for p in (False, True)} == before
+
+
+def test_what_a_file_did_not_tell_stands_in_manifest_and_card(store: Store, detector_file: Path) -> None:
+    converted = replace(convert(detector_file), notes=("taken for something",))
+    entry = import_file(detector_file, "pose", store)
+    assert "notes" not in entry.manifest.training
+    assert "- **Not told by the file**: taken for something.\n" in card(entry.manifest, converted)
 
 
 def test_the_next_import_of_a_name_is_its_next_version(store: Store, detector_file: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from service.errors import OutOfRange, StoreBroken, Unknown
 from service.store.manifest import Manifest, Role, WeightsFile, read
-from service.store.store import Entry, Store, embedded_store
+from service.store.store import ABANDONED_S, IMPORTED, Entry, Store, embedded_store
 
 ARRAYS = {"conv.weight": np.ones((2, 3), np.float32), "head.weight": np.ones(2, np.float32)}
 
@@ -117,6 +119,36 @@ def test_a_version_that_fails_leaves_nothing_behind(store: Store) -> None:
     with pytest.raises(ValueError, match="a manifest holds"):
         store.add(replace(manifest("a"), options={"x": None}), ARRAYS, "")
     assert list(store.folder.iterdir()) == []
+
+
+def imported(name: str, version: int, when: str) -> Manifest:
+    return replace(manifest(name, version), training={IMPORTED: when})
+
+
+def test_an_import_serves_by_default_only_where_there_is_nothing_else_and_then_the_first(store: Store) -> None:
+    store = filled(
+        store, imported("m", 3, "2026-11-02"), imported("a", 9, "2026-11-03"), imported("z", 1, "2026-11-04")
+    )
+    assert default(store) == default(store, permissive=True) == "m@3"
+    store = filled(store, manifest("x", 1))
+    assert default(store) == "x@1"
+    store = filled(store, manifest("w", 1), manifest("b", 2, default=True, restricted=True))
+    assert (default(store), default(store, permissive=True)) == ("b@2", "w@1")
+
+
+def test_a_version_that_was_given_up_is_removed_by_the_next_and_one_under_way_is_not(store: Store) -> None:
+    store = filled(store, manifest("a"))
+    old, written, young, downloads = (
+        store.folder / name for name in (f".b@1.{'0' * 32}", f".c.2@12.{'1' * 32}", f".d@1.{'2' * 32}", ".downloads")
+    )
+    for folder in (old, written, young, downloads):
+        folder.mkdir()
+        (folder / "weights.safetensors").write_bytes(b"half")
+    long_ago = time.time() - ABANDONED_S - 60
+    for path in (old, old / "weights.safetensors", written, downloads, downloads / "weights.safetensors"):
+        os.utime(path, (long_ago, long_ago))
+    filled(store, manifest("e"))
+    assert {path.name for path in store.folder.iterdir()} == {"a", "e", written.name, young.name, ".downloads"}
 
 
 def test_what_somebody_is_still_adding_is_not_seen(store: Store) -> None:

@@ -60,13 +60,14 @@ def test_the_squared_error_is_the_published_one_and_unlabelled_joints_do_not_cou
         assert loss(other, targets, weights) == pytest.approx(float(loss(heatmaps, targets, weights)), rel=1e-6)
 
 
-def test_heatmaps_drawn_in_torch_are_the_services() -> None:
+@pytest.mark.parametrize("rounded", [False, True])
+def test_heatmaps_drawn_in_torch_are_the_services(rounded: bool) -> None:
     rng = np.random.default_rng(0)
     cells = rng.uniform(-12, 28, (3, 17, 2)).astype(np.float32)
     worth = rng.uniform(0, 1, (3, 17)).astype(np.float32) * (rng.random((3, 17)) < 0.8)
     cells[0, :4], worth[0, :4] = np.nan, 0
-    expected, inside = gaussian_targets(cells, worth, 16, 20, 2.0)
-    targets, weights = gaussians(torch.from_numpy(cells), torch.from_numpy(worth), 16, 20, 2.0)
+    expected, inside = gaussian_targets(cells, worth, 16, 20, 2.0, rounded)
+    targets, weights = gaussians(torch.from_numpy(cells), torch.from_numpy(worth), 16, 20, 2.0, rounded)
     assert np.allclose(targets, expected, atol=1e-6) and np.allclose(weights, inside * worth)
     assert 0 < inside.sum() < (worth > 0).sum()
 

@@ -39,7 +39,8 @@ class CropRecipe:
     twice that; `rotated` is the share of crops that turn. half_body: share of people with more than eight joints of
     whom one half is cut out. shift: deviation of the middle, in box sides. colour: strength of changes of light and
     colour; grey: share without colour. covered: share with patches over them. blurred: share out of focus, or small.
-    sigma: of the heatmaps' Gaussians in cells.
+    sigma: of the heatmaps' Gaussians in cells. rounded: these as HRNet's authors draw them, around whole cells and cut
+    at 3 sigma, not around exact places: `service.geometry.heatmaps.gaussian_targets`.
     """
 
     scale: float = 0.35
@@ -53,6 +54,7 @@ class CropRecipe:
     covered: float = 0.0
     blurred: float = 0.0
     sigma: float = 2.0
+    rounded: bool = False
 
 
 class CropBatch(NamedTuple, Generic[Values]):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from .rows import Row, Table
 
 NOTHING = "-"
+COCOS = re.compile(r"(^|_)a[pr](\d+|_\w+)?$")  # ap, ar50, ap_large, hidden_ap: -1 (here -100) where nothing is labelled
 BAR_PX, ROW_PX, LABEL_PX = 420, 34, 260
 
 
@@ -23,7 +25,7 @@ def figure_of(figures: Mapping[str, Any], name: str) -> float | None:
     if value is None and "." in name:
         figure, action = name.split(".", 1)
         value = figures.get("actions", {}).get(action, {}).get(figure)
-    return None if value is None or (name.endswith(("ap", "ar")) and value < 0) else float(value)
+    return None if value is None or (COCOS.search(name) and value < 0) else float(value)
 
 
 def _cell(value: float | None, name: str, spread: float = 0.0) -> str:

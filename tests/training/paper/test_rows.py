@@ -103,6 +103,17 @@ def test_printed_rows_have_their_true_means(table: str, name: str, figure: str, 
     assert figure_of(row.printed, figure) == printed
 
 
+def test_moganets_rows_are_as_printed() -> None:
+    figures = ("params", "ap", "ar", "ap50", "ap75")
+    printed = {name: [row_of("I", name).printed[each] for each in figures] for name in ("moganet-t", "moganet-s")}
+    assert printed == {"moganet-t": [8.1, 73.2, 81.0, 90.1, 78.8], "moganet-s": [29, 74.9, 82.8, 90.7, 80.1]}
+
+
+def test_the_detectors_targets_are_those_of_the_code_that_the_paper_builds_on() -> None:
+    rows = [row for number in ("I", "VII") for row in read_table(number).rows if row.trained]
+    assert rows and all(row.recipe["crops"]["rounded"] for row in rows)
+
+
 def test_an_unknown_table_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match="there is no table 'XI'; there are I, II"):
         read_table("XI")

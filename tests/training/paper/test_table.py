@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -100,7 +101,7 @@ def test_several_seeds_give_mean_and_spread_and_a_change_reaches_every_row(
     assert ours["paper"] is None
     runs = {path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()}
     assert len(runs) == 4, "a folder a row and seed"
-    with pytest.raises(ValueError, match="`--change` wants KEY=VALUE"):
+    with pytest.raises(SystemExit, match="`--change` wants KEY=VALUE"):
         command.table(told(*words, "--change", "network.form=paper"))
 
 
@@ -111,10 +112,31 @@ def test_missing_data_leave_a_row_empty_and_say_so(tmp_path: Path, capsys: pytes
 
 
 def test_a_row_that_there_is_not_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"table IV trains no row 'lin'; it trains poseformer, ours"):
-        command.table(told("IV", "--data", str(tmp_path), "--runs", str(tmp_path), "--rows", "lin"))
-    with pytest.raises(ValueError, match=r"`--checkpoint` wants NAME=FILE, got 'x\.pt'"):
-        command.table(told("IV", "--data", str(tmp_path), "--runs", str(tmp_path), "--checkpoint", "x.pt"))
+    words = ("IV", "--data", str(tmp_path), "--runs", str(tmp_path))
+    for wrong, message in (
+        (("--rows", "lin"), r"table IV trains no row 'lin'; it trains poseformer, ours$"),
+        (("--checkpoint", "lin=x.pt"), r"table IV trains no row 'lin'; it trains poseformer, ours$"),
+        (("--checkpoint", "x.pt"), r"`--checkpoint` wants NAME=FILE, got 'x\.pt'$"),
+        (("--checkpoint", "ours=x.pt"), r"there is no file x\.pt$"),
+        (("--backbone", "hrnet-w32=x.pt"), r"there is no file x\.pt$"),
+        (("--boxes", "x.json"), r"there is no file x\.json$"),
+    ):
+        with pytest.raises(SystemExit, match=rf"^python -m training table: {message}"):
+            command.table(told(*words, *wrong))
+
+
+@pytest.mark.parametrize("name", ["x.pt", "latest.pt"])
+def test_a_checkpoint_that_is_none_or_another_network_s_is_refused_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    small_rows(monkeypatch)
+    (tmp_path / name).write_bytes(b"nothing")
+    words = ("IV", "--data", str(tmp_path), "--runs", str(tmp_path / "runs"), "--rows", "ours")
+    with pytest.raises(SystemExit, match=rf"^python -m training table: table IV, row ours: .*{name} is no [^\n]*$"):
+        command.table(told(*words, "--checkpoint", f"ours={tmp_path / name}"))
+    torch.save({"module": {"w": torch.ones(1)}}, tmp_path / "latest.pt")
+    with pytest.raises(SystemExit, match=r"table IV, row ours: latest.pt lacks [^\n]*$"):
+        command.table(told(*words, "--checkpoint", f"ours={tmp_path / 'latest.pt'}"))
 
 
 def test_an_official_checkpoint_is_scored_and_not_trained(
@@ -325,7 +347,11 @@ def test_reports_hold_ours_and_the_printed_and_a_dash_where_there_is_none() -> N
 
 
 def test_cocos_minus_one_is_no_figure() -> None:
-    assert figure_of({"hidden_ap": -100.0}, "hidden_ap") is None
+    for name in ("hidden_ap", "ap", "ar", "ap50", "ap75", "ap_large", "ap_medium", "seen_ar", "fixed_ap"):
+        assert figure_of({name: -100.0}, name) is None
+        assert figure_of({name: 71.5}, name) == 71.5
+    assert figure_of({"fixed_oks": -1.0, "cap": -2.0}, "cap") == -2.0
+    assert "-100" not in markdown(replace(TABLE, figures=("ap_large",)), {"one": {"ap_large": -100.0}})
 
 
 def test_a_lifter_is_trained_once_and_scored_on_both_detectors_points(
