@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -99,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     _add_formats(lift_, "files to write; by default the answer is printed", FILE_FORMATS)
     lift_.add_argument("--image-size", nargs=2, type=int, metavar=("W", "H"), help="pixels, where FILE does not tell")
     lift_.add_argument("--fps", type=float, metavar="RATE", help="frames a second, where FILE does not tell; 30")
+    lift_.add_argument("--flip-test", action="store_true", help="average with the mirror image: twice the work")
     lift_.add_argument("--stature", type=float, metavar="METRES", help="standing height; 1.70 is assumed")
     models = commands.add_parser("models", help="List, check, import and fetch models.").add_subparsers(
         metavar="COMMAND", required=True
@@ -280,6 +282,8 @@ def lift(arguments: argparse.Namespace) -> int:
         )
         if body is not None and (kind != "application/json" or str(path) == "-" or lift_files.is_body(body)):
             asked = sequence_answers.read_sequences(body, kind, limits.max_frames, limits.max_people)
+            twice = asked.options.flip_test or arguments.flip_test
+            asked = replace(asked, options=replace(asked.options, flip_test=twice))
             if not arguments.format:
                 lifted = await service.lift.lift_people(asked.people, asked.options, call)
                 sys.stdout.buffer.write(sequence_answers.lift_answer(lifted, asked) + b"\n")
@@ -289,6 +293,7 @@ def lift(arguments: argparse.Namespace) -> int:
             file = read_keypoints(path)
             size = tuple(arguments.image_size) if arguments.image_size else None
             options = lift_files.file_options(file, size, arguments.fps, arguments.stature)
+            options = replace(options, flip_test=arguments.flip_test)
         people = await lift_files.lift_file(file, options, service.lift, call)
         answer = lift_files.file_answer(file, people, service.lift.models) + b"\n"
         if not arguments.format:

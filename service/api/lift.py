@@ -125,6 +125,7 @@ def read_sequences(body: bytes, kind: str, max_frames: int, max_people: int) -> 
         centre=fields.frames == "centre",
         smooth=fields.smooth,
         mirrored=fields.mirrored,
+        flip_test=fields.flip_test,
         stature=fields.stature,
         camera=camera_options(fields.camera),
         models=model_names(fields.models),

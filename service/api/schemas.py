@@ -133,6 +133,8 @@ class SequenceFields(Options):
 class LiftFields(CommonOptions, SequenceFields):
     """Options of POST /v1/lift."""
 
+    flip_test: bool = Field(False, description="true or false: average with the mirror image; a lone frame always is")
+
     frames: Literal["all", "centre"] = Field("all", description='"all" or "centre": which frames are answered')
 
 

@@ -148,7 +148,9 @@ class ClipPipeline:
         if options.photo.lift and stretches:
             points = [story.joints(stretch.points) for stretch in stretches.values()]
             times = [stretch.times for stretch in stretches.values()]
-            answers = await self.lift.poses(points, times, story.telling.size, False, call)
+            # Of a clip's work the windows are a small part, but where every frame has one of its own.
+            twice = options.photo.flip_test or not self.lift.centre
+            answers = await self.lift.poses(points, times, story.telling.size, False, call, twice)
             poses = dict(zip(stretches, answers, strict=True))
         lines: list[Item] = await self._pool(story.lines, block, stretches, poses)
         return lines

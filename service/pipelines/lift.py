@@ -35,7 +35,10 @@ CHUNK = 64  # windows queued at once: a long sequence must not fill the queue
 
 @dataclass(frozen=True)
 class LiftOptions:
-    """What a sequence's request may say. times: (frames,) seconds, else the frames are 1 / fps apart."""
+    """What a sequence's request may say. times: (frames,) seconds, else the frames are 1 / fps apart.
+
+    flip_test: average with what the mirror image gives; lone frames always are.
+    """
 
     skeleton: str
     image_size: tuple[int, int]
@@ -44,6 +47,7 @@ class LiftOptions:
     centre: bool = False
     smooth: bool = False
     mirrored: bool = False
+    flip_test: bool = False
     stature: float | None = None
     camera: CameraOptions = CameraOptions()
     models: Mapping[str, str] = field(default_factory=dict)
@@ -132,7 +136,7 @@ class LiftPipeline:
         given = options.skeleton == "h36m17"
         scale = Scale(options.stature, "given") if options.stature is not None else Scale()
         sequences = await self._reckon(sum(map(len, people)), before)
-        poses = await self.poses(sequences, times, options.image_size, given, call)
+        poses = await self.poses(sequences, times, options.image_size, given, call, options.flip_test)
         bodies = []
         for joints, points in zip(poses, sequences, strict=True):
             shown = [len(points) // 2] if options.centre else None
@@ -170,8 +174,12 @@ class LiftPipeline:
         size: tuple[int, int],
         given: bool,
         call: Call,
+        flip_test: bool = False,
     ) -> list[Array]:
-        """Root-relative poses, one array (frames, 17, 3) a sequence of h36m17 points, for a person of 1.70 m."""
+        """Root-relative poses, one array (frames, 17, 3) a sequence of h36m17 points, for a person of 1.70 m.
+
+        flip_test: lift every window's mirror image too, twice the work.
+        """
         frames = sum(map(len, sequences))
         grids = [uniform_times(at, SLOWEST, FASTEST) for at in times]
 
@@ -201,7 +209,9 @@ class LiftPipeline:
             chunk = windows[first : first + CHUNK]
             # A lone frame has nothing but its mirror image to be compared with: 1.8 mm better with it.
             rows = [
-                WindowRow(_window(sequence, indices), size, given, len(sequence) == 1 and not self.centre)
+                WindowRow(
+                    _window(sequence, indices), size, given, flip_test or (len(sequence) == 1 and not self.centre)
+                )
                 for sequence, indices in chunk
             ]
             answers += await run_rows(self.batcher, rows, call)

@@ -76,11 +76,12 @@ async def test_a_null_joint_is_unknown_and_an_absent_score_is_one(
 
 
 async def test_options_reach_the_pipeline(client: httpx.AsyncClient, service: FakeService) -> None:
-    sent = body(times=[0, 0.5, 0.75], frames="centre", mirrored=True, stature=1.9, camera={"field_of_view": 60})
+    sent = body(times=[0, 0.5, 0.75], frames="centre", mirrored=True, flip_test=True, stature=1.9)
+    sent["camera"] = {"field_of_view": 60}
     assert (await client.post("/v1/lift", json=sent)).status_code == 200
     options = service.lift.options
     assert options is not None and options.times is not None
-    assert (options.centre, options.mirrored, options.stature) == (True, True, 1.9)
+    assert (options.centre, options.mirrored, options.flip_test, options.stature) == (True, True, True, 1.9)
     assert options.times.tolist() == [0, 0.5, 0.75] and options.camera.field_of_view == 60
 
 

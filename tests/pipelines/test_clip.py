@@ -179,6 +179,12 @@ def test_an_mp4_becomes_one_line_a_frame_in_order_with_its_times(tmp_path: Path)
         np.testing.assert_allclose(person.keypoints.points[:, :2], figure(walker(n))[:, :2], atol=4)
 
 
+def test_a_clips_windows_are_lifted_with_their_mirror_images() -> None:
+    fakes = Fakes()
+    told(Shown(evenly(60)), fakes=fakes)
+    assert len(fakes.lift.rows) >= 4 and all(row.mirror_test for row in fakes.lift.rows)
+
+
 AHEAD = 3 * TOGETHER  # frames that may be decoded beyond those that the lines wait for
 
 

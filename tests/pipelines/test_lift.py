@@ -246,6 +246,14 @@ def test_a_mirrored_picture_of_a_scene_gives_the_scene(camera: CameraOptions) ->
     np.testing.assert_allclose(back.position, there.position, rtol=1e-3, atol=1e-3)
 
 
+def test_with_a_flip_test_every_window_is_lifted_with_its_mirror_image_and_without_it_lone_frames_alone() -> None:
+    for frames, asked, wanted in ((60, True, {True}), (60, False, {False}), (1, False, {True}), (1, True, {True})):
+        engine = FakeEngine("lift", lifter)
+        seen_by(engine, walk(frames), options=replace(OPTIONS, flip_test=asked))
+        assert {row.mirror_test for row in engine.rows} == wanted
+        assert {row.cost for row in engine.rows} == {1 + mirrored for mirrored in wanted}
+
+
 def test_a_mirrored_camera_sees_the_mirrored_scene() -> None:
     camera = given_camera(WIDTH, HEIGHT, 600.0, None, (290.0, 250.0), (-0.2, 0.05, 0.01, -0.02, 0.001))
     scene = BODY + np.array([0.3, 0.2, 3.0])
