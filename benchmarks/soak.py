@@ -63,7 +63,7 @@ def full_rates(served: Served, asked: Mapping[str, Kind]) -> dict[str, float]:
     /v1/lift, which the same network lifts.
     """
     full = {"lift": capacity(served, 4)}
-    for name, seconds in (("photo", 4.0), ("clip", 12.0)):
+    for name, seconds in (("photo", 4.0), ("clip", 20.0)):
         kind = asked[name]
         loops = [closed_loop(served.url + kind.path, body, kind.content_type, 2, seconds) for body in kind.bodies]
         if any(loop.errors or not loop.requests for loop in loops):
@@ -140,7 +140,8 @@ def told(heard: Heard, rate: float, seconds: float) -> dict[str, Any]:
         "answered": heard.count(200),
         "vanished": heard.count(LEFT),
         "shed": heard.count(503) + heard.count(429),
-        "failed": heard.failed,
+        "expired": heard.count(504),
+        "failed": heard.failed - heard.count(504),
     } | p99
 
 

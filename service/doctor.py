@@ -172,6 +172,8 @@ def _store(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"model {role}", "broken", str(error), "`poselift models list` names those that there are")
         else:
             yield Finding(f"model {role}", "ok", entry.label)
+    if settings.lift is None and (moving := store.long_lifter(settings.licence_policy == "permissive")) is not None:
+        yield Finding("model lift, for what moves", "ok", moving.label)
 
 
 def _port(settings: Settings) -> Iterator[Finding]:

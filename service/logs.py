@@ -103,7 +103,12 @@ def setup(
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:
-    """uvicorn takes each WebSocket that was refused with a proper answer for a fault of ours, and calls it an error."""
+    """uvicorn takes each WebSocket that was refused with a proper answer for a fault of ours, and calls it an error.
+
+    What it tells of a WebSocket has the query, in which somebody may have put a key: that is cut off.
+    """
+    if isinstance(record.args, tuple) and '"WebSocket %s"' in str(record.msg):
+        record.args = tuple(each.partition("?")[0] if isinstance(each, str) else each for each in record.args)
     return not str(record.msg).startswith("ASGI callable returned without completing handshake")
 
 

@@ -42,6 +42,7 @@ def test_the_embedded_store_is_whole_and_serves_every_role() -> None:
     findings = {finding.name: finding for finding in examine(Settings(device="cpu", port=0))}
     for role in ("person", "pose", "lift"):
         assert findings[f"model {role}"].grade == "ok"
+    assert findings["model lift, for what moves"].told.startswith("lift-27-motion@")
 
 
 def test_a_changed_weight_in_the_store_is_found(tmp_path: Path) -> None:

@@ -127,6 +127,16 @@ def test_the_servers_own_access_log_is_silent_and_the_rest_of_it_follows() -> No
     assert len(messages) == 2
 
 
+@pytest.mark.parametrize(
+    ("message", "more"), [('%s - "WebSocket %s" [accepted]', ()), ('%s - "WebSocket %s" %d', (401,))]
+)
+def test_the_servers_lines_on_sockets_lose_the_query_that_may_hold_a_key(message: str, more: tuple[int, ...]) -> None:
+    logs.setup("info", "json", stream := io.StringIO())
+    logging.getLogger("uvicorn.error").info(message, "127.0.0.1:9", "/v1/live/keypoints?key=SECRET", *more)
+    (line,) = lines(stream)
+    assert "/v1/live/keypoints" in line["message"] and "SECRET" not in stream.getvalue()
+
+
 def test_a_refused_upgrade_is_no_error_of_the_server() -> None:
     logs.setup("info", "json", stream := io.StringIO())
     logger = logging.getLogger("uvicorn.error")

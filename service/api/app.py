@@ -291,7 +291,9 @@ class Frame:
 
         try:
             guard(scope, self._service.settings, self._keys)
-        except errors.Refused as error:
+            if not any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes):
+                raise HTTPException(404)
+        except (errors.Refused, HTTPException) as error:
             answer = problem_answer(error, request_id)
             if "websocket.http.response" in scope.get("extensions", {}):
                 await answer(scope, receive, send_framed)  # Starlette sends it as the refusal of the upgrade

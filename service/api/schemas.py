@@ -50,8 +50,10 @@ NO_MODEL_NAMED = ModelNames.model_validate({})  # the store's defaults
 class CameraFields(Options):
     """The camera of the picture; without one EXIF tells, else it is assumed."""
 
-    focal_px: float | None = Field(None, gt=0, le=FARTHEST_PX, description="pixels over 0")
-    field_of_view: float | None = Field(None, gt=0, lt=180, description="degrees between 0 and 180: on the longer side")
+    focal_px: float | None = Field(None, ge=1, le=FARTHEST_PX, description=f"pixels from 1 to {FARTHEST_PX:g}")
+    field_of_view: float | None = Field(
+        None, ge=0.1, lt=180, description="degrees from 0.1 to under 180: on the longer side"
+    )
     center: list[Number] | None = Field(
         None,
         min_length=2,

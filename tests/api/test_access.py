@@ -137,6 +137,14 @@ UPGRADE = {
 }
 
 
+@pytest.mark.parametrize("path", ["/v1/live/nothing", "/metrics", "/v1/images", "/"])
+def test_an_upgrade_where_no_stream_is_says_that_nothing_is_there(served: Serve, path: str) -> None:
+    with served(FakeService()) as here:
+        refused = httpx.get(f"{here.url}{path}", headers=UPGRADE)
+    assert refused.status_code == 404 and refused.json()["type"] == "/problems/not-found"
+    assert refused.headers["x-request-id"] == refused.json()["request_id"]
+
+
 @pytest.mark.parametrize("foreign", [{"Host": "evil.test"}, {"Origin": "https://evil.test"}])
 def test_a_foreign_page_gets_no_stream(served: Serve, foreign: dict[str, str]) -> None:
     with served(FakeService()) as here:

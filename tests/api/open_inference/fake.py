@@ -28,7 +28,7 @@ PRESET = {
     "flip_shift": 0,
     "decode": "argmax",
 }
-PATIENCE_S = 10.0
+PATIENCE_S = 120.0  # of a gate that a whole module of tests keeps shut
 
 
 class Brightness:
