@@ -38,8 +38,7 @@ class Limits:
     bytes: int = 1024**3
 
 
-# What a batch may take whose most urgent row is live: it waits for the batch before, and its own; many frames a second
-# would rather have two short ones.
+# What a batch may take whose most urgent row is live: a frame waits for the batch that runs and then for its own.
 LIVE_BATCH_S = 0.02
 # How long after memory ran out a batch's cap is tried a step higher.
 REGAIN_S = 60.0
