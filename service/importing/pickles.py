@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import pickletools
 import zipfile
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +17,8 @@ MOST_BYTES = 1 << 28  # of a pickle inside an archive: a checkpoint's, without t
 LOOKED_AT = 4096  # bytes that tell text
 # Of torch.jit's archives, which hold programs beside the weights.
 PROGRAM = "constants.pkl"
+# Of an archive that is cut, broken, encrypted or packed in unknown ways: what was read stands, the caller refuses it.
+BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 MARK = object()  # what MARK pushes
 
 
@@ -49,17 +53,14 @@ def look(path: Path) -> Looked:
 def _archive(path: Path) -> Looked:
     names: list[str] = []
     protocol, whole, program = 0, False, False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                last = member.filename.rsplit("/", 1)[-1]
-                program |= last == PROGRAM
-                if last.endswith(".pkl") and member.file_size <= MOST_BYTES:
-                    found, highest, complete = _pickles(BytesIO(archive.read(member)))
-                    names += found
-                    protocol, whole = max(protocol, highest), whole or complete
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError):  # cut, encrypted, packed in unknown ways
-        pass
+    with suppress(*BROKEN), zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            last = member.filename.rsplit("/", 1)[-1]
+            program |= last == PROGRAM
+            if last.endswith(".pkl") and member.file_size <= MOST_BYTES:
+                found, highest, complete = _pickles(BytesIO(archive.read(member)))
+                names += found
+                protocol, whole = max(protocol, highest), whole or complete
     return Looked(tuple(names), protocol, whole, program=program)
 
 
