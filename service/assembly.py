@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+import cv2
 from prometheus_client import CollectorRegistry
 
 from service import loading
@@ -347,6 +348,8 @@ def build(settings: Settings) -> Service:
     """A service that has loaded nothing yet."""
     # The thread pools of libraries that we do not steer ourselves (numpy's, OpenMP's) would take a node's cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(settings.network_threads))
+    # OpenCV's wait for each other by spinning, which costs more than the half millisecond's work that they share.
+    cv2.setNumThreads(1)
     return Service(settings)
 
 

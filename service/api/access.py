@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.requests import HTTPConnection
-from starlette.types import Receive, Scope
+from starlette.requests import HTTPConnection, Request
+from starlette.types import Scope
 
 from service.errors import DeadlinePassed, Forbidden, NotReady, OutOfRange, Unauthorised, Unreadable
 from service.pipelines.call import Call, Class
 
-from .keys import Keyring
+from .connections import LEFT
+from .keys import Holder, Keyring
 from .problems import CallerLeft
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ KEYLESS = EXEMPT | {"/v2/health/live", "/v2/health/ready"}
 KEY_PROTOCOL = "poselift.bearer."
 # The demo page holds nothing of anybody, and a browser cannot show a key before it has the page that asks for one.
 PAGE_FILES = "/page/"
+_HOLDER = "poselift.holder"  # in a scope, once it is let in: who holds its key, or None where none is asked for
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 # For what has no deadline of its own (a clip is answered as it goes): still a number that any timer takes.
 NO_DEADLINE_S = 86400.0
@@ -63,7 +65,7 @@ class Doors:
         if service.state not in ("ready", "draining"):
             raise NotReady(f"the service is not ready: {service.reason or service.state}", retry_after_s=2.0)
 
-    async def see_through(self, receive: Receive, deadline: float, work: Coroutine[Any, Any, T]) -> T:
+    async def see_through(self, request: Request, deadline: float, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, whose caller is watched meanwhile. The body must have been read to its end.
 
         Raises, with `work` cancelled:
@@ -83,8 +85,13 @@ class Doors:
                 cause = why
                 task.cancel()
 
-        left = asyncio.ensure_future(receive())
-        left.add_done_callback(lambda _: end(CallerLeft))
+        def gone(_: asyncio.Future[Any]) -> None:
+            end(CallerLeft)
+
+        # Our connections tell by themselves; under another server what comes after the body is the caller's leaving.
+        told: asyncio.Future[None] | None = request.scope.get(LEFT)
+        left = told if told is not None else asyncio.ensure_future(request.receive())
+        left.add_done_callback(gone)
         net = loop.call_at(deadline + NET_S, end, DeadlinePassed)
         self._running.add(end)
         try:
@@ -99,7 +106,9 @@ class Doors:
                 task.uncancel()
             self._running.discard(end)
             net.cancel()
-            left.cancel()
+            left.remove_done_callback(gone)
+            if left is not told:
+                left.cancel()
 
     def give_up(self) -> None:
         """Ends all work that is seen through; each caller gets NotReady."""
@@ -136,7 +145,9 @@ def guard(scope: Scope, settings: Settings, keys: Keyring) -> None:
     if origin is not None and origin not in settings.origins and _place(origin) != host:
         raise Forbidden(f"the Origin {origin[:100]!r} is none that is let in", field="Origin")
     page = scope["path"] == "/" or scope["path"].startswith(PAGE_FILES)
-    if keys.required and not page and keys.holder(_shown_key(scope)) is None:
+    asked = keys.required and not page
+    holder = scope[_HOLDER] = keys.holder(_shown_key(scope)) if asked else None
+    if asked and holder is None:
         raise Unauthorised("`Authorization` must be `Bearer` and a key of this service", field="Authorization")
 
 
@@ -180,7 +191,9 @@ def _shown_key(scope: Scope) -> str:
 
 def caller_name(connection: HTTPConnection, keys: Keyring) -> str:
     """Whose share the work counts in: the key's holder, else the client's address."""
-    if holder := keys.holder(_shown_key(connection.scope)):
+    scope = connection.scope
+    holder: Holder | None = scope[_HOLDER] if _HOLDER in scope else keys.holder(_shown_key(scope))
+    if holder:
         return holder.name
     return connection.client.host if connection.client else "unknown"
 

@@ -77,13 +77,13 @@ class _ClipAnswer(Response):
             check_file_options(options, fields.format, fields.person)
             doors = request.app.state.doors
             opening = service.in_decode_pool(open_clip, path, clip_limits(settings))
-            clip = await doors.see_through(receive, call.deadline, opening)
+            clip = await doors.see_through(request, call.deadline, opening)
             try:
                 if fields.format is not None:
                     work = self._file(clip, path, options, fields.format, fields.person, call, send)
                 else:
                     work = self._stream(clip, options, call, send)
-                await doors.see_through(receive, call.deadline, work)
+                await doors.see_through(request, call.deadline, work)
             except Exception as error:
                 # Of a file that has begun nothing can be said any more but that it ends here.
                 if not self._begun or fields.format is not None or isinstance(error, CallerLeft):

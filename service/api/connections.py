@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 # The longest query is a camera's and some boxes'; the longest header a cookie that is none of ours.
 MAX_HEAD_BYTES = 32 * 1024
+# In a request's scope: a future that is done once its connection is lost. To wait for `receive()` takes a task each.
+LEFT = "poselift.left"
 
 
 def bounded_protocol(max_sockets: int, header_timeout_s: float) -> type[HttpToolsProtocol]:
@@ -33,6 +35,7 @@ def bounded_protocol(max_sockets: int, header_timeout_s: float) -> type[HttpTool
             self._in_head = True
             self._refused = False
             self._patience: asyncio.TimerHandle | None = None
+            self._left: asyncio.Future[None] = self.loop.create_future()
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(HeadWithBody(transport, self.loop))  # type: ignore[arg-type]  # it does as one
@@ -47,6 +50,7 @@ def bounded_protocol(max_sockets: int, header_timeout_s: float) -> type[HttpTool
             # uvicorn does so only for an orderly end: after a reset its timer would hold all of this till it rings.
             self._unset_keepalive_if_required()
             super().connection_lost(exc)
+            self._left.set_result(None)
 
         def data_received(self, data: bytes) -> None:
             if self._refused:
@@ -59,6 +63,7 @@ def bounded_protocol(max_sockets: int, header_timeout_s: float) -> type[HttpTool
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
+            self.scope[LEFT] = self._left  # type: ignore[literal-required]
             self._in_head = True
             self._wait()
 

@@ -49,7 +49,7 @@ async def estimate_photo(request: Request) -> Response:
     options = photo_options(fields, settings.max_people)
     kind = wanted_kind(request.headers.get("accept", ""))
     work = _answer(service, body, options, call, kind, request.scope.get("request_id", ""))
-    content = await request.app.state.doors.see_through(request.receive, call.deadline, work)
+    content = await request.app.state.doors.see_through(request, call.deadline, work)
     return Response(content, media_type=kind)
 
 
@@ -155,9 +155,11 @@ def _or_null(points: NDArray[np.floating]) -> Any:
 
 
 def _listed(points: list[Any], known: Any) -> list[Any] | None:
-    if isinstance(known, list):
-        return [_listed(point, each) for point, each in zip(points, known, strict=True)]
-    return points if known else None
+    if not isinstance(known, list):
+        return points if known else None
+    if not isinstance(known[0], list):  # no call for each point
+        return [point if each else None for point, each in zip(points, known, strict=True)]
+    return [_listed(point, each) for point, each in zip(points, known, strict=True)]
 
 
 # ---- The OpenAPI document

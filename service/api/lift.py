@@ -61,7 +61,7 @@ async def lift_sequences(request: Request) -> Response:
     else:
         asked = await service.in_decode_pool(read)
     work = service.lift.lift_people(asked.people, asked.options, call)
-    lifted = await request.app.state.doors.see_through(request.receive, call.deadline, work)
+    lifted = await request.app.state.doors.see_through(request, call.deadline, work)
     if sum(map(len, asked.people)) <= _ANSWERED_AT_ONCE:
         content = lift_answer(lifted, asked)
     else:

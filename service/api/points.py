@@ -45,15 +45,20 @@ def read_points(value: object, joints: int, name: str) -> Array:
         wanted = f"frames x {joints} joints x 2 or 3"
         raise OutOfRange(f"`{name}` must be {wanted}; got {_size(given.shape)}", field=name, limit=wanted)
 
-    if (np.abs(given[..., :2]) > FARTHEST_PX).any():
+    distances = np.abs(given[..., :2])
+    farthest = distances.max()
+    some_unknown = np.isnan(farthest)
+    if (np.fmax.reduce(distances, None) if some_unknown else farthest) > FARTHEST_PX:
         limit = [-FARTHEST_PX, FARTHEST_PX]
         raise OutOfRange(f"`{name}` must lie within {FARTHEST_PX:g} pixels", field=name, limit=limit)
-    points = np.ones((*given.shape[:2], 3), np.float32)
+    points = np.empty((*given.shape[:2], 3), np.float32)
+    points[..., 2] = 1
     points[..., : given.shape[2]] = given
-    if not ((points[..., 2] >= 0) & (points[..., 2] <= 1)).all():
+    if given.shape[2] == 3 and not ((points[..., 2] >= 0) & (points[..., 2] <= 1)).all():
         worst = points[..., 2].flat[np.abs(points[..., 2] - 0.5).argmax()]
         raise OutOfRange(f"the scores of `{name}` must be from 0 to 1; got {worst:g}", field=name, limit=[0, 1])
-    points[np.isnan(points[..., 0]), 2] = 0
+    if some_unknown:
+        points[np.isnan(points[..., 0]), 2] = 0
     return points
 
 

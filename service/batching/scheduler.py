@@ -116,7 +116,8 @@ class Scheduler:
         """The most urgent batch; with `full`, only if its queue fills one."""
 
         now = asyncio.get_running_loop().time()
-        for batcher in sorted(self._all(), key=lambda each: -each.line.urgency(now)):
+        waited_for = [batcher for batcher in self._all() if batcher.line.rows]
+        for batcher in sorted(waited_for, key=lambda each: -each.line.urgency(now)):
             if full and batcher.line.rows < batcher.line.cap.rows:
                 return None
             if batch := batcher.take(now):
@@ -128,7 +129,7 @@ class Scheduler:
         batcher, waiting = batch
         ahead = len(self._taken) > self.device.lanes.count
         try:
-            prepared = await self._framed(batcher, waiting) if ahead else None
+            prepared = await self._framed(batcher, waiting, ahead)
             async with asyncio.timeout(STUCK_S):
                 served = await self.device.run(run_wanted, self.device, batcher.engine, waiting, prepared)
             now = asyncio.get_running_loop().time()
@@ -147,12 +148,15 @@ class Scheduler:
         finally:
             self._taken.remove(batch)
 
-    async def _framed(self, batcher: Batcher, waiting: list[Waiting]) -> Prepared | None:
-        """The batch framed while others run."""
-        rows = [each.row for each in waiting]
+    async def _framed(self, batcher: Batcher, waiting: list[Waiting], ahead: bool) -> Prepared | None:
+        """The batch framed: at once where that is light, beside those that run if it is `ahead` of the device, and
+        else not yet."""
+        rows, engine = [each.row for each in waiting], batcher.engine
         with suppress(Exception):  # what cannot be framed breaks again where it is run, and is halved there
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._framing, batcher.engine.prepare, rows)
+            if engine.light:
+                return engine.prepare(rows)
+            if ahead:
+                return await asyncio.get_running_loop().run_in_executor(self._framing, engine.prepare, rows)
         return None
 
     def _lose(self, reason: str) -> None:

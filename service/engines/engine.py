@@ -67,6 +67,7 @@ class Engine:
     budget: the most inputs that a batch of this engine should hold, for the time that it takes; see `warm`. It follows
     the times of the runs that serve, for the machine may have been busy when it was measured.
     network: its name in the metrics, where two engines share a role.
+    light: preparing a batch takes less than waking a thread for it; see `LiftFraming`.
     pads: the runtime itself pads a rest up to the next size (a GPU's time hardly grows with it), else it is made up of
     smaller ones (a CPU's does).
     """
@@ -87,6 +88,7 @@ class Engine:
     ) -> None:
         self.label, self.role, self.network = label, role, network or role
         self.framing, self.infer = framing, infer
+        self.light = bool(getattr(framing, "light", False))
         self.sizes = tuple(sorted(sizes))
         if not pads and self.sizes[0] != 1:
             raise ValueError(f"without padding, `sizes` must begin with 1, got {self.sizes}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -225,8 +226,15 @@ def _window(sequence: Array, indices: NDArray[np.intp]) -> Array:
 
 
 def sequence_times(count: int, options: LiftOptions) -> NDArray[np.float64]:
-    """(count,) seconds of the frames, from 0 where the request gives only a rate."""
-    return np.arange(count) / options.fps if options.times is None else options.times
+    """(count,) seconds of the frames, from 0 where the request gives only a rate; nobody may write into them."""
+    return _even_times(count, options.fps) if options.times is None else options.times
+
+
+@lru_cache(maxsize=64)  # most callers send sequences of one and the same length
+def _even_times(count: int, fps: float) -> NDArray[np.float64]:
+    times = np.arange(count) / fps
+    times.flags.writeable = False
+    return times
 
 
 def unmirrored(points: Array, width: int) -> Array:

