@@ -93,7 +93,7 @@ PACKAGES: dict[str, set[str]] = {
     "batching": set(),
     "pipelines": set(),
 }
-PURE = ["pipelines.tracking", "pipelines.windows", "pipelines.smoothing", "pipelines.swaps", "pipelines.world"]
+PURE = [f"pipelines.{name}" for name in ("tracking", "colours", "windows", "smoothing", "swaps", "world")]
 TORCH = {"networks", "engines", "importing"}
 # The device has the one await between the loop and its thread; assembly starts and ends it all, cli runs it.
 ASYNC = {"batching.batcher", "batching.scheduler", "pipelines", "api", "engines.device", "assembly", "cli"}

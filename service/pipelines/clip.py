@@ -211,7 +211,8 @@ class _Watch:
                 frames = frames[1:]
                 continue
             carried = follower.tracker.carried(frames[0].time_s)
-            due = [n for n, frame in enumerate(frames) if follower.look_due(frame.time_s)]
+            look_s = follower.next_look_s()
+            due = [n for n, frame in enumerate(frames) if frame.time_s >= look_s]
             near = reachable(carried, [frame.time_s for frame in frames])
             count = max(1, min([len(frames), near, *due]))
             people = await follower.carry(frames[:count], carried, call)

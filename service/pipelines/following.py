@@ -15,6 +15,7 @@ from service.geometry.boxes import same_people
 from service.media.videos import Frame
 
 from .call import Call
+from .colours import worn
 from .photo import PhotoOptions, PhotoPipeline
 from .tracking import LOST_SCORE, Tracked, Tracker, carried_box, told_apart
 
@@ -45,16 +46,19 @@ class Follower:
         return (await self.carry([frame], self.tracker.carried(frame.time_s), call))[0]
 
     def look_due(self, now: float) -> bool:
-        """Whether the finder must look at a frame: often while people come, go, hide or hurry, else seldom."""
+        """Whether the finder must look at a frame."""
+        return now >= self.next_look_s()
+
+    def next_look_s(self) -> float:
+        """From when on the finder must look at a frame: often while people come, go, hide or hurry, else seldom."""
         tracks = self.tracker.tracks
         wait = QUIET_S if tracks else EMPTY_S
         last = max((track.seen_s for track in tracks), default=0.0)
         for track in tracks:
-            speed = float(np.linalg.norm(track.velocity))
-            weak = float(track.points[:, 2].mean()) < WEAK_SCORE
-            if track.found < 2 or track.seen_s < last or weak or speed * UNEASY_S > FAST * track.size:
+            weak = track.surety < WEAK_SCORE
+            if track.found < 2 or track.seen_s < last or weak or track.speed * UNEASY_S > FAST * track.size:
                 wait = UNEASY_S
-        return now - self._looked_s >= wait - 1e-6
+        return self._looked_s + wait - 1e-6
 
     async def look(self, frame: Frame, call: Call) -> list[Tracked]:
         """The people of one frame: the finder's, and those whom it misses but whose pose goes on."""
@@ -63,8 +67,9 @@ class Follower:
         boxes, scores, points = await self._photo.keypoints(frame.pixels, options, call)
         found = np.ones(len(boxes), bool)
         height, width = frame.pixels.shape[:2]
+        colours = worn(frame.pixels, points)
         missed = []
-        for track in self.tracker.missed(frame.time_s, boxes, points):
+        for track in self.tracker.missed(frame.time_s, boxes, points, colours):
             box = carried_box(track, frame.time_s, width, height)
             if box is not None:
                 missed.append((track, box))
@@ -78,7 +83,8 @@ class Follower:
             found = np.concatenate([found, np.zeros(int(sure.sum()), bool)])
             kept = np.sort(same_people(points, boxes, found + 0.5 * scores))[: options.max_people]
             boxes, scores, points, found = boxes[kept], scores[kept], points[kept], found[kept]
-        return self.tracker.update(frame.time_s, boxes, scores, points, found)
+            colours = worn(frame.pixels, points)
+        return self.tracker.update(frame.time_s, boxes, scores, points, found, colours=colours)
 
     async def carry(self, frames: Sequence[Frame], carried: list[Tracked], call: Call) -> list[list[Tracked]]:
         """Frames without a look: everyone where the last pose and its speed say, all in one submission."""
@@ -102,6 +108,7 @@ class Follower:
             points = np.array([pose for _, _, pose in here], np.float32).reshape(-1, 17, 3)
             scores = np.array([track.score for track, _, _ in here], np.float32)
             kept = told_apart([track for track, _, _ in here], frame.time_s, boxes, points)
-            found = np.zeros(len(kept), bool)
-            seen.append(self.tracker.update(frame.time_s, boxes[kept], scores[kept], points[kept], found, looked=False))
+            boxes, scores, points, found = boxes[kept], scores[kept], points[kept], np.zeros(len(kept), bool)
+            colours = worn(frame.pixels, points) if len(self.tracker.tracks) > 1 else None
+            seen.append(self.tracker.update(frame.time_s, boxes, scores, points, found, looked=False, colours=colours))
         return seen

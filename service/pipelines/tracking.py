@@ -1,13 +1,14 @@
 """Which person of this frame is which of the last, and which tracks of a whole clip are one person. Pure; pixels.
 
-Policy: people are matched to where their speed has carried them, by pose and box. A track is tentative for its first
-two frames, then confirmed; it survives KEPT_S unseen. What one look of the finder shows, and the next two do not,
-was nobody; a newcomer in a followed person's pose is that person seen twice. No id is used twice. After longer absences
-`merges` joins fragments on evidence of motion and size.
+Policy: people are matched to where their speed has carried them, by pose and box; of several who fit, those in the
+same colours go first. A track is tentative for its first two frames, then confirmed; it survives KEPT_S unseen. What
+one look of the finder shows, and the next two do not, was nobody; a newcomer in a followed person's pose is that person
+seen twice. No id is used twice. After longer absences `merges` joins fragments on evidence of motion and size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.geometry.boxes import SEGMENT_SHARE, iou, oks, same_people
+
+from .colours import alike
 
 Array = NDArray[np.float32]
 
@@ -31,6 +34,11 @@ DOUBT_S = 0.6  # within this time, two looks that do not find a newcomer again c
 LOST_SCORE = 0.2  # mean score of a pose under which a carried person is gone; joints under it do not carry
 LEAP = 0.2  # of the person's size: a box is not carried farther than this by speed alone
 CARRIED_S = 1.0  # so long poses carry a person whom the finder does not find
+CLEAR = 0.05  # overlap with another's box up to which a person's colours are its own ...
+NO_WORSE = 0.1  # ... or more, if the other's mean score is less by this: who is in front is seen better
+LEARNT = 0.25  # of a track's colours, by each look that shows the person clear of others
+KNOWN_AGAIN = 0.8  # likeness of colours over which a newcomer is somebody missing ...
+STRAYS, STRAYS_S = 0.25, 1.0  # ... who may have moved so many heights, and so many more a second, since last seen
 
 LONGEST_ABSENCE_S = 10.0  # fragments farther apart are never joined: too much can have happened
 NEAR = 0.5  # of the person's height: how far from where it was going a fragment may begin ...
@@ -44,7 +52,8 @@ class Tracked:
     """A person being followed.
 
     box, score, points: the last ones; seen_s: when, frames: how often. found_s, found: when and how often the finder
-    found the person itself; missed: how many looks since then have not. velocity: (2,) pixels a second.
+    found the person itself; missed: how many looks since then have not. velocity: (2,) pixels a second. colours: (2, 3)
+    as `worn` has them.
     """
 
     id: int
@@ -57,6 +66,7 @@ class Tracked:
     found: int = 1
     missed: int = 0
     velocity: Array = field(default_factory=lambda: np.zeros(2, np.float32))
+    colours: Array = field(default_factory=lambda: np.full((2, 3), np.nan, np.float32))
 
     @property
     def state(self) -> str:
@@ -65,7 +75,17 @@ class Tracked:
     @property
     def size(self) -> float:
         """Square root of the box's area, pixels."""
-        return float(np.sqrt(max(self.box[2] * self.box[3], 1.0)))
+        return math.sqrt(max(float(self.box[2]) * float(self.box[3]), 1.0))
+
+    @property
+    def speed(self) -> float:
+        """Pixels a second."""
+        return math.hypot(*self.velocity.tolist())
+
+    @property
+    def surety(self) -> float:
+        """Mean score of the pose."""
+        return float(self.points[:, 2].mean())
 
     def shift(self, time_s: float) -> Array:
         """(2,) pixels that the person has probably moved since it was seen."""
@@ -89,6 +109,11 @@ class Tracked:
         if looked:
             self.found_s, self.found = time_s, self.found + 1
 
+    def learn(self, colours: Array) -> None:
+        """Hears the colours (2, 3) of a clear view."""
+        fresh = self.colours + np.float32(LEARNT) * (colours - self.colours)
+        self.colours = np.where(np.isnan(self.colours), colours, np.where(np.isnan(colours), self.colours, fresh))
+
 
 class Tracker:
     """Follows people from frame to frame. `doubted`: ids of tracks that the last frame showed to be nobody."""
@@ -106,16 +131,20 @@ class Tracker:
         points: Array,
         found: NDArray[np.bool_] | None = None,
         looked: bool = True,
+        colours: Array | None = None,
     ) -> list[Tracked]:
         """Matches this frame's people to the tracks; a copy of its track a person, in order. New people get new ids.
 
         Who is somebody else seen twice is left out.
         found: (n,) which of them the finder found, None: all; whom it did not is left out if no track fits.
         looked: whether the finder looked at this frame.
+        colours: (n, 2, 3) that the people wear, see `worn`, if anybody has looked.
         """
         self.tracks = [track for track in self.tracks if time_s - track.seen_s <= KEPT_S]
         by_finder = np.ones(len(boxes), bool) if found is None else found
-        matched = self._matched(time_s, boxes, points)
+        matched = self._matched(time_s, boxes, points, colours)
+        if colours is not None:
+            self._know_again(matched, time_s, boxes, colours, by_finder)
         followed = [n for n, track in enumerate(matched) if track is not None]
         others = [n for n, track in enumerate(matched) if track is None and by_finder[n]]
         twice = doubles(boxes[others], points[others], boxes[followed], points[followed]) if others else ()
@@ -124,6 +153,7 @@ class Tracker:
             if track is not None:
                 track.see(time_s, boxes[new], float(scores[new]), points[new], bool(by_finder[new]))
         people = []
+        clear = _clear(boxes, points) if looked and colours is not None else ()
         for new, track in enumerate(matched):
             if track is None and new not in newcomers:
                 continue
@@ -132,24 +162,53 @@ class Tracker:
                 self._next_id += 1
                 self.tracks.append(track)
             people.append(track)
+            if colours is not None and looked and clear[new]:
+                track.learn(colours[new])
         self.doubted = self._nobody(time_s) if looked else set()
         self.tracks = [track for track in self.tracks if track.id not in self.doubted]
         return [replace(track) for track in people]
 
-    def _matched(self, time_s: float, boxes: Array, points: Array) -> list[Tracked | None]:
-        """Each person's track, or None: greedily, the likest pair first."""
+    def _matched(self, time_s: float, boxes: Array, points: Array, colours: Array | None) -> list[Tracked | None]:
+        """Each person's track, or None: greedily, the likest pair first. Colours tell who of those who fit, no more."""
         likeness = self._likeness(self.tracks, time_s, boxes, points)
         likeness *= np.array([YOUNG if t.found < CONFIRMED_AFTER else 1 for t in self.tracks], np.float32)[:, None]
+        likeness[likeness < LEAST_LIKENESS] = 0
+        if colours is not None and len(self.tracks) > 1:
+            likeness *= alike(np.stack([track.colours for track in self.tracks]), colours)
         matched: list[Tracked | None] = [None] * len(boxes)
-        while likeness.size and likeness.max() >= LEAST_LIKENESS:
+        while likeness.size and likeness.max() > 0:
             old, new = divmod(int(likeness.argmax()), likeness.shape[1])
             likeness[old, :] = likeness[:, new] = -1
             matched[new] = self.tracks[old]
         return matched
 
-    def missed(self, time_s: float, boxes: Array, points: Array) -> list[Tracked]:
+    def _know_again(
+        self, matched: list[Tracked | None], time_s: float, boxes: Array, colours: Array, found: NDArray[np.bool_]
+    ) -> None:
+        """Gives newcomers, of those `found`, the tracks of missing people near them in the same colours.
+
+        Who is half hidden, or was followed into somebody else's pose, comes out where nobody is expected.
+        """
+        there = {track.id for track in matched if track is not None}
+        missing = [track for track in self.tracks if track.id not in there and track.found >= CONFIRMED_AFTER]
+        new = [n for n, track in enumerate(matched) if track is None and found[n] and np.isfinite(colours[n]).any()]
+        if not missing or not new:
+            return
+        likeness = alike(np.stack([track.colours for track in missing]), colours[new])
+        last = np.stack([track.box for track in missing])
+        away = (last[:, None, :2] + last[:, None, 2:] / 2) - (boxes[new, :2] + boxes[new, 2:] / 2)
+        # The taller of the two: who is half hidden looks short.
+        height = np.maximum(last[:, None, 3], boxes[new, 3])
+        absence = time_s - np.array([track.seen_s for track in missing])
+        likeness[np.linalg.norm(away, axis=-1) > (STRAYS + STRAYS_S * absence)[:, None] * height] = 0
+        while likeness.max() >= KNOWN_AGAIN:
+            old, which = divmod(int(likeness.argmax()), likeness.shape[1])
+            likeness[old, :] = likeness[:, which] = 0
+            matched[new[which]] = missing[old]
+
+    def missed(self, time_s: float, boxes: Array, points: Array, colours: Array | None = None) -> list[Tracked]:
         """Those of `carried` whom a look has found before, and of whose boxes and poses now none is theirs."""
-        there = {track.id for track in self._matched(time_s, boxes, points) if track is not None}
+        there = {track.id for track in self._matched(time_s, boxes, points, colours) if track is not None}
         return [track for track in self.carried(time_s) if track.found > 1 and track.id not in there]
 
     def _nobody(self, time_s: float) -> set[int]:
@@ -177,6 +236,15 @@ class Tracker:
         area = SEGMENT_SHARE * last[:, 2:].prod(axis=1) * 2 * (1 + np.maximum(unseen - LOOSER_S, 0) / LOOSER_S)
         poses = oks(np.stack([track.predicted(time_s) for track in tracks])[:, None], points[None], area[:, None])
         return (POSE_SHARE * poses + (1 - POSE_SHARE) * iou(last, boxes)).astype(np.float32)
+
+
+def _clear(boxes: Array, points: Array) -> NDArray[np.bool_]:
+    """(n,) who of the people is clear of everybody who may stand in front: who is seen no worse than they are."""
+    overlap = iou(boxes, boxes)
+    np.fill_diagonal(overlap, 0)
+    surety = points[..., 2].mean(axis=1)
+    before = surety > surety[:, None] - NO_WORSE
+    return np.asarray(((overlap <= CLEAR) | ~before).all(axis=1), bool)
 
 
 def doubles(boxes: Array, points: Array, known_boxes: Array, known_points: Array) -> NDArray[np.bool_]:
@@ -225,7 +293,7 @@ def reachable(tracks: Sequence[Tracked], times: Sequence[float]) -> int:
     """For how many of the frames boxes may be carried by speed alone, without a pose in between; at least 1."""
     reach = 1
     while reach < len(times) and all(
-        float(np.linalg.norm(track.velocity)) * (times[reach] - track.seen_s) <= LEAP * track.size for track in tracks
+        track.speed * (times[reach] - track.seen_s) <= LEAP * track.size for track in tracks
     ):
         reach += 1
     return reach
@@ -249,9 +317,9 @@ class Fragment:
 def merges(fragments: Sequence[Fragment], width: int, height: int) -> dict[int, int]:
     """Which fragments are the same person after a long absence: later id to the earliest id of that person.
 
-    Conservative, since clothes and faces are not looked at: both ends lie inside the picture (who crosses its border
-    may be anybody), at most LONGEST_ABSENCE_S apart, of like height, the later one begins near where the earlier was
-    going, and neither has a second candidate.
+    Conservative, since nothing is known of their looks: both ends lie inside the picture (who crosses its border may be
+    anybody), at most LONGEST_ABSENCE_S apart, of like height, the later one begins near where the earlier was going,
+    and neither has a second candidate.
     """
     every = {
         (before.id, after.id)

@@ -89,6 +89,77 @@ def test_two_who_cross_keep_their_ids(fps: int, phase: float) -> None:
     assert left == {0, 1} - right
 
 
+WHITE, BLACK = np.full((2, 3), 200, np.float32), np.full((2, 3), 20, np.float32)
+
+
+def dressed(tracker: Tracker, time: float, people: dict[float, Array], looked: bool = True) -> dict[float, int]:
+    """Where people stand and what they wear, to the ids that they get."""
+    points = np.stack([person(x) for x in people])
+    boxes = np.stack([box_of(pose) for pose in points])
+    colours = np.stack(list(people.values()))
+    scores = np.full(len(points), 0.9, np.float32)
+    told = tracker.update(time, boxes, scores, points, looked=looked, colours=colours)
+    return dict(zip(people, (track.id for track in told), strict=True))
+
+
+def test_two_in_one_place_are_told_apart_by_their_colours() -> None:
+    tracker, colourless = Tracker(), Tracker()
+    unknown = WHITE * np.float32(np.nan)
+    for n in range(10):
+        dressed(tracker, n / FPS, {150 + 5 * n: WHITE, 250 - 4 * n: BLACK})
+        dressed(colourless, n / FPS, {150 + 5 * n: unknown, 250 - 4 * n: unknown})
+    for n in range(10, 15):
+        dressed(tracker, n / FPS, {198: WHITE, 212: BLACK})
+        dressed(colourless, n / FPS, {198: unknown, 212: unknown})
+    assert dressed(tracker, 15 / FPS, {203: BLACK, 207: WHITE}) == {203: 1, 207: 0}
+    assert dressed(colourless, 15 / FPS, {203: unknown, 207: unknown}) == {203: 0, 207: 1}
+
+
+def test_new_colours_alone_make_nobody_new() -> None:
+    tracker = Tracker()
+    dressed(tracker, 0, {100: WHITE, 400: BLACK})
+    assert dressed(tracker, 1 / FPS, {100: BLACK, 400: BLACK}) == {100: 0, 400: 1}
+
+
+def test_colours_are_learned_from_people_who_are_clear_of_others() -> None:
+    tracker = Tracker()
+    dressed(tracker, 0, {100: WHITE, 400: BLACK})
+    dressed(tracker, 1 / FPS, {100: BLACK, 112: WHITE, 400: BLACK})
+    np.testing.assert_array_equal(tracker.tracks[0].colours, WHITE)
+    assert np.isnan(tracker.tracks[2].colours).all()
+    dressed(tracker, 2 / FPS, {100: WHITE + 8}, looked=False)
+    np.testing.assert_array_equal(tracker.tracks[0].colours, WHITE)
+    dressed(tracker, 3 / FPS, {100: WHITE + 8})
+    np.testing.assert_array_equal(tracker.tracks[0].colours, WHITE + 2)
+
+
+@pytest.mark.parametrize(
+    ("x", "colours", "number"),
+    [(170, WHITE + 5, 0), (170, BLACK, 2), (330, WHITE, 2), (170, WHITE * np.float32(np.nan), 2)],
+)
+def test_who_comes_out_where_nobody_is_expected_is_known_by_the_colours_nearby(
+    x: float, colours: Array, number: int
+) -> None:
+    tracker = Tracker()
+    for n in range(3):
+        dressed(tracker, n / FPS, {100: WHITE, 500: BLACK})
+    for n in range(3, 20):
+        dressed(tracker, n / FPS, {500: BLACK})
+    assert dressed(tracker, 20 / FPS, {x: colours, 500: BLACK}) == {x: number, 500: 1}
+
+
+def test_a_box_around_next_to_nobody_keeps_no_colours_from_being_learned() -> None:
+    known = person(100)
+    for unsure, learned in ((0.0, False), (0.5, True)):
+        around = known.copy()
+        around[:, 2] -= unsure
+        boxes = np.stack([box_of(known), box_of(known) + np.array([-40, -40, 80, 80], np.float32)])
+        tracker = Tracker()
+        poses = np.stack([known, around])
+        tracker.update(0.0, boxes, np.full(2, 0.9, np.float32), poses, colours=np.stack([WHITE, BLACK]))
+        assert np.isfinite(tracker.tracks[0].colours).all() == learned
+
+
 def test_somebody_seen_twice_gets_no_second_id() -> None:
     tracker = Tracker()
     for n in range(3):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import av
 import cv2
 import httpx
 import numpy as np
@@ -91,6 +92,19 @@ def _picture(folder: Path, name: str = "street.png") -> Path:
     return path
 
 
+def _clip(folder: Path) -> Path:
+    """20 frames, ten a second, the n-th as grey as 10 n."""
+    path = folder / "greys.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for n in range(20):
+            grey = np.full((240, 320, 3), 10 * n + 20, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
 def _message(page: Page) -> str:
     page.wait_for_selector("#exports:not([hidden])", timeout=30000)
     return page.inner_text("#message")
@@ -130,6 +144,28 @@ def test_a_photo_can_be_saved_as_json(page: Page, tmp_path: Path) -> None:
     document = json.loads(Path(saved.value.path()).read_text())
     assert saved.value.suggested_filename == "street.json"
     assert document["kind"] == "photo" and len(document["frames"][0]["people"]) > 0
+
+
+def test_a_clips_skeletons_are_those_of_the_frame_that_the_video_shows(page: Page, tmp_path: Path) -> None:
+    page.set_input_files("#file", _clip(tmp_path))
+    assert "20 frames" in _message(page)
+    watch = (
+        "async n => { const [v, m, clock] = ['video', 'moment', 'clock'].map(id => document.getElementById(id));"
+        " const pen = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true }), seen = [];"
+        " m.value = n; m.dispatchEvent(new Event('input'));"
+        " for (let turn = 0; turn < 300; turn++) {"
+        "  await new Promise(requestAnimationFrame);"
+        "  pen.drawImage(v, 0, 0, 1, 1);"
+        "  const grey = pen.getImageData(0, 0, 1, 1).data[0];"
+        "  seen.push([Math.round((grey - 20) / 10), Math.round(10 * parseFloat(clock.innerText))]);"
+        "  if (turn > 20 && seen.at(-1).every(each => each === n)) break;"
+        " } return seen; }"
+    )
+    for number in (3, 17, 16, 0, 19):
+        seen: list[list[int]] = page.evaluate(watch, number)
+        assert seen[-1] == [number, number]
+        # The picture may be a moment ahead of its skeletons, which are never ahead of it.
+        assert [shown for shown, told in seen if told == number and shown != number] == []
 
 
 def test_a_file_that_is_no_picture_is_refused_in_words(page: Page, tmp_path: Path) -> None:

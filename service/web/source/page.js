@@ -44,6 +44,12 @@ function show(index) {
   part("clock").textContent = `${frame.time.toFixed(2)} s`;
 }
 
+// Where there is a video, its skeletons are shown once it shows that frame: a seek takes a while.
+function go(index) {
+  if (video.src && !video.error) video.currentTime = recording.middle(index);
+  else show(index);
+}
+
 function peopleTable(people) {
   const table = document.createElement("table");
   const rows = people.map((person) => {
@@ -145,8 +151,7 @@ async function openClip(chosen, signal) {
   const seconds = (performance.now() - began) / 1000;
   part("stages").textContent = `${recording.frames.length} frames in ${seconds.toFixed(1)} s, ${(recording.frames.length / seconds).toFixed(1)} a second`;
   const best = recording.frames.findIndex((frame) => frame.people.length === Math.max(...recording.frames.map((f) => f.people.length)));
-  show(best);
-  if (playable) video.currentTime = recording.frames[best].time;
+  go(best);
   space.look(recording.frames[best].people);
   offerExports("clip", CLIP_FORMATS);
   say(`${recording.frames.length} frames, ${recording.tracks.size === 1 ? "one person" : `${recording.tracks.size} people`}.`);
@@ -226,10 +231,7 @@ part("key").onchange = ({ target }) => {
   if (file) open(file);
 };
 part("stature").onchange = () => file && open(file);
-part("moment").oninput = ({ target }) => {
-  show(Number(target.value));
-  if (video.src) video.currentTime = recording.frames[shown].time;
-};
+part("moment").oninput = ({ target }) => go(Number(target.value));
 part("play").onclick = () => (video.src && (video.paused ? video.play() : video.pause()));
 video.onplay = () => (part("play").textContent = "Pause");
 video.onpause = () => (part("play").textContent = "Play");
@@ -241,13 +243,17 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
     if (kind === "drop" && event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
   });
 }
+function showAt(time) {
+  if (recording?.kind !== "clip" || !video.src || video.seeking) return;
+  const now = recording.at(time);
+  if (now !== shown) show(now);
+}
+// The time of the frame that is on the screen, which `currentTime` may be ahead of.
 (function follow() {
-  if (recording?.kind === "clip" && video.src && !video.paused) {
-    const now = recording.at(video.currentTime);
-    if (now !== shown) show(now);
-  }
-  requestAnimationFrame(follow);
+  if (video.requestVideoFrameCallback) video.requestVideoFrameCallback((_, { mediaTime }) => (showAt(mediaTime), follow()));
+  else requestAnimationFrame(() => (showAt(video.currentTime), follow()));
 })();
+video.onseeked = () => showAt(video.currentTime);
 
 Promise.all([ask("v1/info"), ask("v1/skeletons")]).then(([info, { skeletons }]) => {
   part("service").textContent = serviceWords(info);

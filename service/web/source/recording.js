@@ -32,6 +32,12 @@ export class Recording {
     return low;
   }
 
+  // A time at which a player surely shows frame number `index`: at its very beginning it may still show the one before.
+  middle(index) {
+    const { time } = this.frames[index];
+    return (time + (this.frames[index + 1]?.time ?? time + 0.02)) / 2;
+  }
+
   get json() {
     return JSON.stringify({ kind: this.kind, width: this.width, height: this.height, frames: this.frames, end: this.end });
   }
