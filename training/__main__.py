@@ -47,13 +47,16 @@ def parser() -> argparse.ArgumentParser:
     tasks.choices["lift"].add_argument("--compile", action="store_true", help="torch.compile: worth minutes on CUDA")
     tasks.choices["lift"].add_argument("--motion", type=Path, required=True, help="motion pack to train on")
     tasks.choices["lift"].add_argument("--validation", type=Path, required=True, help="motion pack of other people")
+    for name in ("lift", "pose"):
+        tasks.choices[name].add_argument(
+            "--graphs", action=argparse.BooleanOptionalAction, default=True, help="CUDA graphs, on CUDA"
+        )
     for name in ("pose", "person"):
         task = tasks.choices[name]
         task.add_argument("--photos", type=Path, required=True, help="folder that the recipe's files lie in")
     task = tasks.choices["pose"]
     task.add_argument("--picture-gb", type=float, default=2.0, help="memory for decoded pictures; 0: none is kept")
     task.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True)
-    task.add_argument("--graphs", action=argparse.BooleanOptionalAction, default=True, help="CUDA graphs, on CUDA")
     render.add_arguments(tasks.add_parser("render", description=render.__doc__))
     whole_way.add_arguments(tasks.add_parser("whole-way", description=whole_way.__doc__))
     release.add_arguments(tasks.add_parser("release", description=release.__doc__))

@@ -23,22 +23,32 @@ from .data.motion import Motion, read_motion
 from .data.windows import WindowMaker, WindowRecipe, Windows
 from .loop import LoopRecipe, Run
 from .recipe import section
-from .start import Arrays, read_start
+from .start import Arrays, read_start, weights_of
+
+DRAWN_TOGETHER = 64  # batches, on a GPU: there a batch's hundreds of small kernels cost as much as the step itself
 
 
 @dataclass(frozen=True)
 class LiftLoss:
-    """Weights beside L_t = 1. scaled: distance after the best scale a window; spatial: L_s."""
+    """Weights beside L_t = 1. scaled: distance after the best scale a window; spatial: L_s; unfitted: of the poses
+    before they are fitted, where the network does that, in L_t and `scaled`."""
 
     scaled: float = 0.5
     velocity: float = 0.5
     spatial: float = 0.25
+    unfitted: float = 0.5
 
 
 def distance(poses: Tensor, targets: Tensor) -> Tensor:
     """Mean over everything of the joints' distances: eqs. 13 and 14 as means of norms. (..., 17, 3) metres."""
     mean: Tensor = torch.linalg.vector_norm(poses - targets, dim=-1).mean()
     return mean
+
+
+def _distances(poses: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The distance, and the distance after the best scale of each window."""
+    scale = ((poses * targets).sum((1, 2, 3)) / (poses * poses).sum((1, 2, 3)).clamp(min=1e-6)).detach()
+    return distance(poses, targets), distance(poses * scale[:, None, None, None], targets)
 
 
 def lift_losses(module: nn.Module, batch: tuple[Tensor, Tensor], weights: LiftLoss, bf16: bool) -> dict[str, Tensor]:
@@ -53,11 +63,18 @@ def lift_losses(module: nn.Module, batch: tuple[Tensor, Tensor], weights: LiftLo
     with torch.autocast(kind, torch.bfloat16, enabled=bf16):
         poses = module.poses(features)  # type: ignore[operator]
     features, poses = features.float(), poses.float()
-    l_t = distance(poses, targets)
-    scale = ((poses * targets).sum((1, 2, 3)) / (poses * poses).sum((1, 2, 3)).clamp(min=1e-6)).detach()
-    scaled = distance(poses * scale[:, None, None, None], targets)
-    loss = l_t + weights.scaled * scaled
-    losses = {"mm": 1000 * l_t, "n_mm": 1000 * scaled}
+    losses = {}
+    fitting: nn.Module | None = getattr(module, "fitting", None)
+    if fitting is None:
+        l_t, scaled = _distances(poses, targets)
+        loss = l_t + weights.scaled * scaled
+    else:
+        raw, raw_scaled = _distances(poses, targets)
+        poses = fitting(poses, channels)
+        l_t, scaled = _distances(poses, targets)
+        loss = l_t + weights.scaled * scaled + weights.unfitted * (raw + weights.scaled * raw_scaled)
+        losses["raw_mm"] = 1000 * raw_scaled
+    losses |= {"mm": 1000 * l_t, "n_mm": 1000 * scaled}
     if poses.shape[1] > 1:
         loss = loss + weights.velocity * distance(poses.diff(dim=1), targets.diff(dim=1))
     if module.spatial_head is not None:
@@ -71,16 +88,26 @@ class WindowBatches:
     """Makes the batch of a number: channels (n, frames, 17, 6) and targets (n, frames, 17, 3).
 
     makers: take turns. batch: windows of the first one; another's are as many more as they are shorter.
+    together: batches that are drawn at once, for a device that draws a thousand windows as quickly as ten.
     """
 
-    def __init__(self, makers: Sequence[WindowMaker], batch: int, seed: int) -> None:
-        self.makers, self.batch, self.seed = makers, batch, seed
+    def __init__(self, makers: Sequence[WindowMaker], batch: int, seed: int, together: int = 1) -> None:
+        self.makers, self.batch, self.seed, self.together = makers, batch, seed, together
+        self._drawn: dict[int, tuple[int, list[tuple[Tensor, Tensor]]]] = {}  # by the maker's turn
 
     def __call__(self, number: int) -> tuple[Tensor, Tensor]:
-        maker = self.makers[number % len(self.makers)]
+        at, turn = divmod(number, len(self.makers))
+        part = at % self.together
+        first = number - part * len(self.makers)
+        if turn not in self._drawn or self._drawn[turn][0] != first:
+            self._drawn[turn] = first, self._draw(self.makers[turn], first)
+        return self._drawn[turn][1][part]
+
+    def _draw(self, maker: WindowMaker, first: int) -> list[tuple[Tensor, Tensor]]:
+        """The batches of this maker from step `first` on."""
         count = self.batch * self.makers[0].recipe.frames // maker.recipe.frames
-        drawn = maker.draw(count, self.seed * 1_000_003 + number)
-        return channels_of(drawn), drawn.targets
+        drawn = maker.draw(count * self.together, self.seed * 1_000_003 + first)
+        return list(zip(torch.split(channels_of(drawn), count), torch.split(drawn.targets, count), strict=True))
 
 
 def channels_of(windows: Windows) -> Tensor:
@@ -152,13 +179,18 @@ def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
     frames = network["frames"]
     module = create(network.pop("name"), **network)
     if source := arguments.start or recipe.get("start", ""):
-        load_weights(module, other_frames(read_start(source, arguments.store), frames), source)
-    if arguments.compile:
+        # What no earlier network had starts as it is made.
+        new = {name: each for name, each in weights_of(module.state_dict()).items() if name.startswith("fitting.")}
+        load_weights(module, {**new, **other_frames(read_start(source, arguments.store), frames)}, source)
+    cuda = device.type == "cuda"
+    recorded = cuda and arguments.graphs and "shorter" not in recipe  # a graph knows one shape
+    if arguments.compile or recorded:
         write_out(module)
     windows = replace(section(recipe, "windows", WindowRecipe), frames=frames)
     kinds = [windows, section(recipe, "shorter", WindowRecipe)] if "shorter" in recipe else [windows]
     pack = read_motion(arguments.motion)
-    batches = WindowBatches([WindowMaker(pack, kind, device) for kind in kinds], loop.batch, loop.seed)
+    makers = [WindowMaker(pack, kind, device) for kind in kinds]
+    batches = WindowBatches(makers, loop.batch, loop.seed, DRAWN_TOGETHER if cuda else 1)
     motion = read_motion(arguments.validation)
     checks = {noisy: validation_windows(motion, windows, 320, noisy, device) for noisy in (False, True)}
     shorter = [validation_windows(motion, kind, 320, False, device) for kind in kinds[1:]]
@@ -176,10 +208,11 @@ def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
         run.start_from(arguments.start_from)
     return run.fit(
         # A GPU makes its windows itself: no process could bring them fast enough.
-        batches if device.type == "cuda" else Ahead(batches, arguments.workers),
+        batches if cuda else Ahead(batches, arguments.workers),
         torch.compile(losses, dynamic=False) if arguments.compile else losses,
         validate,
         hours=arguments.hours,
         decay_steps=arguments.decay_steps,
         decay_hours=arguments.decay_hours,
+        recorded=recorded,
     )

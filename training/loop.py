@@ -16,12 +16,15 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .recorded import Recorded
 
 Losses = dict[str, Tensor]  # "loss" is the one that is minimised; the others are printed beside it
 Leg = tuple[int, int]  # the first and the last step of a decay leg
@@ -69,6 +72,8 @@ class Run:
         self.seconds = 0.0
         self.leg: Leg | None = None
         self._bad = self._bad_in_a_row = torch.zeros((), device=device)
+        self._follows = torch.zeros((), device=device)  # the averaged weights' share of the way, a step
+        self._graph: Recorded | None = None
         self._stop = False
         if (folder / "latest.pt").exists():
             self._resume(folder / "latest.pt")
@@ -99,6 +104,7 @@ class Run:
         hours: float,
         decay_steps: int = 0,
         decay_hours: float = 0.0,
+        recorded: bool = False,
         checkpoint_s: float = 180.0,
         validate_s: float = 900.0,
         report_s: float = 30.0,
@@ -112,8 +118,14 @@ class Run:
             hours: of this call; 0 only validates.
             decay_steps: length of a decay leg. One that was begun in this folder goes on, whatever is given here.
             decay_hours: the last part of `hours`, in which the rate falls to 0: for a machine that is lent by the hour.
+            recorded: the whole step becomes one CUDA graph: small networks' kernels take longer to start than to run.
+                Every batch must be a tuple of tensors of the first one's shapes, on the device.
         """
         before = self._listen()
+        if recorded:
+            weights = [each for module in (self.module, self.average) for each in module.state_dict().values()]
+            self.module.train()
+            self._graph = Recorded(partial(self._device_step, loss), draw(self.step), weights, self.optimiser)
         self._decay(decay_steps)
         started = saved = validated = reported = time.monotonic()
         reported_step = self.step
@@ -177,22 +189,33 @@ class Run:
         """
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate_at(self.recipe, self.step, self.leg) * group["factor"] * share
+            rate = rate_at(self.recipe, self.step, self.leg) * group["factor"] * share
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self.step += 1
+        self.items += self.recipe.batch
+        # Early on the average follows faster, so that it forgets the start.
+        self._follows.fill_(1 - min(self.recipe.average, (1 + self.step) / (10 + self.step)))
+        sums = self._graph(batch) if self._graph else self._device_step(loss, batch)
+        self._bad = self._bad + 1 - sums["good"]
+        self._bad_in_a_row = (self._bad_in_a_row + 1) * (1 - sums["good"])
+        return sums
+
+    def _device_step(self, loss: Callable[[nn.Module, Any], Losses], batch: Any) -> dict[str, Tensor]:
+        """What of a step the device does; it reads its rates and `_follows` from tensors or numbers set before."""
+        self.optimiser.zero_grad(set_to_none=True)
         losses = loss(self.module, batch)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip)
         good = (torch.isfinite(norm) & torch.isfinite(losses["loss"].detach())).float()
-        self.step += 1
-        self.items += self.recipe.batch
         # One bad batch must not cost the run: the fused optimiser leaves out a step whose `found_inf` is 1.
         self.optimiser.found_inf = 1 - good  # type: ignore[attr-defined]
         self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
         self._follow()
-        self._bad = self._bad + 1 - good
-        self._bad_in_a_row = (self._bad_in_a_row + 1) * (1 - good)
-        sums = {name: torch.where(good > 0, value.detach(), 0.0) for name, value in losses.items()}
-        return {**sums, "good": good}
+        # No number of the host's may be copied while a graph is made: masks instead of `where`.
+        return {**{name: value.detach().masked_fill(good == 0, 0.0) for name, value in losses.items()}, "good": good}
 
     def _count_skipped(self) -> None:
         """Asks the device how many batches it left out."""
@@ -203,16 +226,18 @@ class Run:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """The averaged weights and statistics follow; early on they follow faster, so that they forget the start.
+        """The averaged weights and statistics follow by `_follows` of the way.
 
         The forward pass of a bad batch has spoilt running statistics: those take their average.
         """
-        keep = min(self.recipe.average, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.module.parameters()), 1 - keep)
+        averages: list[Tensor] = list(self.average.parameters())
+        ways = torch._foreach_sub(list(self.module.parameters()), averages)
+        torch._foreach_mul_(ways, self._follows)
+        torch._foreach_add_(averages, ways)
         for mean, value in zip(self.average.buffers(), self.module.buffers(), strict=True):
             if mean.is_floating_point():
                 value.copy_(torch.where(torch.isfinite(value), value, mean))
-                mean.lerp_(value, 1 - keep)
+                mean.lerp_(value, self._follows.to(mean.dtype))
             else:
                 mean.copy_(value)
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .fitting import Fitting
+
 Form = Literal["depthwise", "paper", "crossformer"]
 # Where a block has its module (Table VIII; "after MSA" has two readings): MSA(A(LN x)); MLP(A(LN x)); A(x + MSA(LN x))
 # before the MLP, a residual branch of its own; A(x) at the block's end.
@@ -22,6 +24,7 @@ Head = Literal["sequence", "weighted_mean"]
 
 JOINTS = 17  # that are answered; as many are read, but for the 16 of a Human3.6M Hourglass
 LAYER_SCALE = 1e-5  # where CrossFormer's learned factors start
+FITTED_CHANNELS = 6  # the service's: `service.engines.framing.window_channels`
 CONFIDENCE = 2  # the input channel that holds the score; below 0 there: the joint is unknown
 
 
@@ -48,6 +51,7 @@ class LifterOptions:
     head: Head = "weighted_mean"
     spatial_head: bool = False  # a 3D pose from the spatial features alone, for the loss L_s (eq. 13)
     unknown_token: bool = False  # a learned embedding for joints whose confidence is below 0
+    fitted: bool = False  # poses are fitted to the places and to bones of one length: `fitting.Fitting`
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.frames % 2 == 0:
@@ -77,6 +81,9 @@ class LifterOptions:
             raise ValueError(f"`joints` must be at least 1, got {self.joints}")
         if self.spatial_head and self.joints != JOINTS:
             raise ValueError(f"`spatial_head` answers a joint a joint: it needs `joints` = {JOINTS}, got {self.joints}")
+        if self.fitted and (self.head != "sequence" or self.joints != JOINTS or self.channels != FITTED_CHANNELS):
+            wanted = f"head `sequence`, {JOINTS} joints and {FITTED_CHANNELS} channels"
+            raise ValueError(f"`fitted` needs {wanted}, got {self.head}, {self.joints} and {self.channels}")
         if self.unknown_token and self.channels <= CONFIDENCE:
             raise ValueError(f"`unknown_token` reads the confidence: `channels` must be over 2, got {self.channels}")
 
@@ -278,6 +285,7 @@ class Lifter(nn.Module):
         self.Temporal_norm = nn.LayerNorm(wide, eps=1e-6)
         self.weighted_mean = nn.Conv1d(options.frames, 1, 1) if options.head == "weighted_mean" else None
         self.head = nn.Sequential(nn.LayerNorm(wide), nn.Linear(wide, JOINTS * 3))
+        self.fitting = Fitting() if options.fitted else None
         self.spatial_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 3)) if options.spatial_head else None
 
     @property
@@ -286,7 +294,9 @@ class Lifter(nn.Module):
         return self.options.head == "sequence" and not counts_frames
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.poses(self.features(x))
+        poses = self.poses(self.features(x))
+        fitted: Tensor = poses if self.fitting is None else self.fitting(poses, x)
+        return fitted
 
     def features(self, x: Tensor) -> Tensor:
         """Spatial features, frame by frame: (batch, frames, joints, channels) to (batch, frames, joints, width).
@@ -311,7 +321,7 @@ class Lifter(nn.Module):
         return normed.reshape(batch, frames, joints, options.width)
 
     def poses(self, features: Tensor) -> Tensor:
-        """Spatial features of a window to its 3D poses."""
+        """Spatial features of a window to its 3D poses, not fitted."""
         batch, frames = features.shape[:2]
         first = (self.Temporal_pos_embed.shape[1] - frames) // 2 if self._any_length else 0
         y = features.reshape(batch, frames, -1) + self.Temporal_pos_embed[:, first : first + frames]

@@ -160,7 +160,9 @@ class PhotoPipeline:
         if not again:
             return points
         looks = iter(await run_rows(self.pose, again, call))
-        return _stacked([surest(pose, [next(looks) for _ in each]) for pose, each in zip(points, angles, strict=True)])
+        return _stacked(
+            [surest(pose, [next(looks) for _ in each], self.scored) for pose, each in zip(points, angles, strict=True)]
+        )
 
     def scored(self, points: Array) -> Array:
         """The detector's points (..., 17, 3) with the scores that are answered."""

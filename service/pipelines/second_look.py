@@ -6,7 +6,7 @@ poses are COCO-17, angles in degrees.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ Floats = NDArray[np.float64]
 # Figures of docs/training.md, "A second look".
 MOST_LEAN_DEG = 45.0  # of a trunk that still stands; COCO's people lean less but for one in thirty
 UNSURE = 0.3  # mean score of the joints of somebody who may stand on their head though the pose says upright
-MUCH_SURER = 1.6  # times the first mean score: as sure as a pose must be that contradicts an upright one
+# Times the first mean score, of those that are answered: as sure as another pose must be.
+SURER, MUCH_SURER = 1.1, 2.0  # than one of a leaning trunk; than an upright one, which it contradicts
 
 _SHOULDERS, _HIPS = [5, 6], [11, 12]
 
@@ -52,12 +53,12 @@ def turned_row(row: CropRow, angle: float) -> CropRow:
     return CropRow(row.picture, box, row.flip_test, angle)
 
 
-def surest(first: Array, looks: Sequence[Array]) -> Array:
-    """The pose (17, 3) of the highest mean score, among the first one and its other looks.
+def surest(first: Array, looks: Sequence[Array], scored: Callable[[Array], Array] = lambda points: points) -> Array:
+    """The surest of the other looks at a pose (17, 3), where it is SURER than the first, or MUCH_SURER; else that.
 
-    An upright one gives way only to one that is MUCH_SURER.
+    scored: the points with the scores that are answered, for a detector whose peaks mean less.
     """
+    means = [float(scored(pose)[:, 2].mean()) for pose in (first, *looks)]
     upright = abs(float(lean(first[None])[0])) <= MOST_LEAN_DEG
-    best = max(looks, key=lambda pose: float(pose[:, 2].mean()), default=first)
-    needed = float(first[:, 2].mean()) * (MUCH_SURER if upright else 1.0)
-    return best if best[:, 2].mean() > needed else first
+    best = int(np.argmax(means))
+    return (first, *looks)[best] if means[best] > means[0] * (MUCH_SURER if upright else SURER) else first

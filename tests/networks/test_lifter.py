@@ -55,6 +55,7 @@ def test_the_keys_are_poseformers() -> None:
 
 
 def test_our_own_lifter_has_the_count_that_its_card_states() -> None:
+    assert count(frames=27, fitted=True, **OURS) == 9_597_358
     assert count(frames=27, **OURS) == 9_597_302
 
 

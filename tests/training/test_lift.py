@@ -87,6 +87,30 @@ def test_windows_of_two_lengths_take_turns_with_as_many_frames_in_each_batch(mot
     assert [tuple(make(number)[1].shape[:2]) for number in range(3)] == [(2, 9), (6, 3), (2, 9)]
 
 
+def test_batches_that_are_drawn_together_follow_from_their_number_alone(motion_file: Path) -> None:
+    pack = read_motion(motion_file)
+    makers = [WindowMaker(pack, WindowRecipe(frames=frames)) for frames in (9, 3)]
+    forwards, backwards = (WindowBatches(makers, 2, 0, together=3) for _ in range(2))
+    drawn = [forwards(number) for number in range(9)]
+    again = [backwards(number) for number in reversed(range(9))][::-1]
+    assert all(
+        torch.equal(a, b) for one, other in zip(drawn, again, strict=True) for a, b in zip(one, other, strict=True)
+    )
+    assert [tuple(targets.shape[:2]) for _, targets in drawn[:2]] == [(2, 9), (6, 3)]
+    assert len({float(targets.sum()) for _, targets in drawn}) == 9
+
+
+def test_a_fitted_lifter_learns_by_its_fitted_poses_and_by_those_before(motion_file: Path) -> None:
+    torch.manual_seed(0)
+    network, drawn = create("lifter", **NETWORK, fitted=True), batch(motion_file)
+    losses = lift_losses(network, drawn, LiftLoss(), bf16=False)
+    assert set(losses) == {"loss", "mm", "n_mm", "s_mm", "raw_mm"}
+    alone = lift_losses(network, drawn, LiftLoss(unfitted=0.0), bf16=False)
+    assert float(losses["loss"].detach()) > float(alone["loss"].detach())
+    losses["loss"].backward()  # type: ignore[no-untyped-call]
+    assert [name for name, each in network.named_parameters() if each.grad is None] == []
+
+
 def test_channels_are_those_of_the_services_framing(motion_file: Path) -> None:
     windows = WindowMaker(read_motion(motion_file), WindowRecipe(frames=5, hidden=0.5, noisy=0.5)).draw(32, 1)
     expected = window_channels(windows.points.numpy(), windows.sizes.numpy(), windows.given.numpy())
@@ -136,3 +160,15 @@ def test_a_lifter_trains_from_its_recipe(motion_file: Path, tmp_path: Path) -> N
     figures = train(recipe, Namespace(**told, **more, hours=1.0, decay_steps=2, decay_hours=0.0))
     assert set(figures) == {"p1", "n", "noisy_p1", "noisy_n"}
     assert torch.load(tmp_path / "latest.pt", weights_only=True)["step"] == 2
+
+
+def test_a_fitted_lifter_starts_from_weights_that_were_never_fitted(motion_file: Path, tmp_path: Path) -> None:
+    start = tmp_path / "plain.npz"
+    np.savez(start, **weights_of(create("lifter", **NETWORK).state_dict()))  # type: ignore[arg-type]
+    recipe = {"kind": "lift", "network": {"name": "lifter", **NETWORK, "fitted": True}, "loop": {"batch": 4}}
+    told = {"run": tmp_path, "motion": motion_file, "validation": motion_file, "device": "cpu", "bf16": True}
+    more = {"workers": 0, "start_from": None, "start": str(start), "store": tmp_path, "compile": False}
+    train(recipe, Namespace(**told, **more, hours=1.0, decay_steps=1, decay_hours=0.0))
+    state = torch.load(tmp_path / "latest.pt", weights_only=True)
+    assert state["step"] == 1
+    assert any(name.startswith("fitting.") for name in state["average"])

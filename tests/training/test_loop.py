@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def no_figures(module: nn.Module) -> dict[str, float]:
     return {"ap": 0.5}
 
 
-def fit(run: Run, steps: int, draw=draw, **more: float) -> Run:  # type: ignore[no-untyped-def]
+def fit(run: Run, steps: int, draw=draw, **more: Any) -> Run:  # type: ignore[no-untyped-def]
     run.fit(draw, loss, no_figures, hours=1, decay_steps=steps, **more)
     return run
 
@@ -140,3 +141,25 @@ def test_reports_say_the_rate_and_the_time_left(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert {"items_per_s", "hours_left", "loss"} <= set(lines[0])
     assert sum("val_ap" in line for line in lines) == 4
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_recorded_step_trains_as_one_that_is_not(tmp_path: Path) -> None:
+    device = torch.device("cuda")
+
+    def on_device(number: int) -> tuple[Tensor]:
+        return (draw(number).to(device),)
+
+    def loss_of(module: nn.Module, batch: tuple[Tensor]) -> Losses:
+        return loss(module, batch[0])
+
+    runs = []
+    for recorded in (False, True):
+        run = Run(tmp_path / str(recorded), network(), RECIPE, device)
+        run.fit(on_device, loss_of, no_figures, hours=1, decay_steps=6, recorded=recorded)
+        runs.append(run)
+    assert [run.step for run in runs] == [6, 6]
+    for name in ("module", "average"):
+        for ours, theirs in zip(*(getattr(run, name).state_dict().values() for run in runs), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
