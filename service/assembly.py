@@ -139,7 +139,8 @@ class Service:
         manifest = self.entries[slot].manifest
         centre = manifest.input.get("head") == "centre"
         frames = int(manifest.options["frames"])
-        return LiftPipeline(self._batchers[slot], frames, centre, self.in_decode_pool, long)
+        fitted = bool(manifest.options.get("fitted", False))
+        return LiftPipeline(self._batchers[slot], frames, centre, self.in_decode_pool, long, fitted)
 
     def _presence(self) -> Presence | None:
         """What makes a chance of the finder's score, if it was fitted for the detector in use."""

@@ -96,9 +96,11 @@ def cut(picture: Picture, crop: Crop) -> Picture:
     part, from_centres = part_for(picture, crop)
     if not part.size:
         return np.zeros((crop.height, crop.width, picture.shape[2]), np.uint8)
-    return cv2.warpAffine(part, from_centres, (crop.width, crop.height), flags=cv2.INTER_LINEAR).astype(
-        np.uint8, copy=False
-    )
+    # Of four channels OpenCV makes the same pixels in half the time, the way there and back included.
+    three = part.shape[2] == 3
+    wide = cv2.cvtColor(part, cv2.COLOR_RGB2RGBA) if three else part
+    warped = cv2.warpAffine(wide, from_centres, (crop.width, crop.height), flags=cv2.INTER_LINEAR)
+    return (cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB) if three else warped).astype(np.uint8, copy=False)
 
 
 def part_for(picture: Picture, crop: Crop) -> tuple[Picture, NDArray[np.float64]]:
@@ -185,8 +187,8 @@ def letterbox(picture: Picture, side: int) -> tuple[Picture, tuple[float, float]
     height, width = picture.shape[:2]
     scale = side / max(height, width)
     fitted_width, fitted_height = max(1, round(width * scale)), max(1, round(height * scale))
-    # Averages against aliasing, once pixels are skipped. Whole pixels' means first, where sides allow it (films' do), are
-    # nearly the same (box AP within 0.001) in a sixth of the time.
+    # Averages against aliasing, once pixels are skipped. Whole pixels' means first, where sides allow it (films' do),
+    # are nearly the same (box AP within 0.001) in a sixth of the time.
     step = 1
     while 2 * step * scale <= 1 and height % (2 * step) == width % (2 * step) == 0:
         step *= 2

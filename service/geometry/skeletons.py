@@ -138,6 +138,10 @@ def to_coco17(points: ArrayLike, skeleton_name: str) -> Points:
     return _pick(given, here)
 
 
+# Of those that `to_h36m17` makes, the ones that do not lie where Human3.6M's own do: spine, head, head top.
+MADE_JOINTS = (7, 9, 10)
+
+
 def to_h36m17(points: ArrayLike, skeleton_name: str) -> Points:
     """The 17 joints that the lifter reads. Every skeleton goes through COCO-17, but h36m17, which passes as given.
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from service.batching.batcher import Batcher
 from service.engines.framing import WindowRow
+from service.geometry.bones import of_one_length
 from service.geometry.cameras import Camera
 from service.geometry.skeletons import SKELETONS, mirror_points, to_h36m17
 from service.people import Scale
@@ -75,13 +76,15 @@ class LiftPipeline:
         centre: bool = False,
         pool: Pool | None = None,
         long: LiftPipeline | None = None,
+        fitted: bool = False,
     ) -> None:
-        """frames: of a window; centre: the network answers only its middle one (published lifters).
+        """frames: of a window; centre: the network answers only its middle one (published lifters); fitted: it fits its
+        poses to its points and to bones of one length in a window, which sequences of several then keep, too.
 
         pool: where arithmetic over long sequences runs; without one, on the loop. long: of another network, which lifts
         what is longer than this one's window; if its own is no longer, whatever moves, and this one lone frames.
         """
-        self.batcher, self.frames, self.centre, self.long = batcher, frames, centre, long
+        self.batcher, self.frames, self.centre, self.long, self.fitted = batcher, frames, centre, long, fitted
         self._most = 1 if long is not None and long.frames <= frames else frames
         self._pool = pool
         self._placing = Placing()
@@ -138,6 +141,9 @@ class LiftPipeline:
         scale = Scale(options.stature, "given") if options.stature is not None else Scale()
         sequences = await self._reckon(sum(map(len, people)), before)
         poses = await self.poses(sequences, times, options.image_size, given, call, options.flip_test)
+        longer = [len(points) > self.frames for points in sequences]
+        if self.fitted and any(longer):
+            poses = await self._reckon(sum(map(len, people)), _of_one_length, poses, sequences, longer, given)
         bodies = []
         for joints, points in zip(poses, sequences, strict=True):
             shown = [len(points) // 2] if options.centre else None
@@ -217,6 +223,15 @@ class LiftPipeline:
             ]
             answers += await run_rows(self.batcher, rows, call)
         return await self._reckon(frames, after, answers)
+
+
+def _of_one_length(
+    poses: Sequence[Array], sequences: Sequence[Array], which: Sequence[bool], given: bool
+) -> list[Array]:
+    return [
+        of_one_length(pose, points, given) if wanted else pose
+        for pose, points, wanted in zip(poses, sequences, which, strict=True)
+    ]
 
 
 def _window(sequence: Array, indices: NDArray[np.intp]) -> Array:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from service.geometry.alignment import statures
 from service.geometry.cameras import Camera, place, poses_last, stand, undistort
+from service.geometry.skeletons import MADE_JOINTS
 from service.people import Array
 
-MADE_JOINTS = [7, 9, 10]  # spine, head and head top made from COCO's joints: not where the true ones are
 TRAINED_STATURE = 1.70
 FRAMES_AT_ONCE = (
     200  # of many more, the numbers no longer stay in a core's own cache: each then costs three times as much

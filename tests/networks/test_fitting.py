@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from service.engines.framing import window_channels
-from service.geometry.skeletons import SKELETONS, mirror_order
+from service.geometry.skeletons import MADE_JOINTS, SKELETONS, mirror_order
 from service.networks import create
 from service.networks.fitting import MADE, MIRRORED, MOST_M, PARENTS, ROUNDS, Fitting
 
@@ -135,6 +135,11 @@ def test_a_mirrored_window_gives_the_mirrored_poses() -> None:
     in_mirror = channels[:, :, order] * torch.tensor([-1.0, 1, 1, -1, 1, 1])
     back = fitted(answer[:, :, order] * torch.tensor([-1.0, 1, 1]), in_mirror)[:, :, order] * torch.tensor([-1.0, 1, 1])
     torch.testing.assert_close(back, fitted(answer, channels), rtol=0, atol=1e-6)
+
+
+def test_it_knows_the_joints_that_the_service_knows() -> None:
+    assert MADE == MADE_JOINTS
+    assert PARENTS[1:] == tuple(SKELETONS["h36m17"].parents)[1:]
 
 
 def test_batched_equals_single() -> None:

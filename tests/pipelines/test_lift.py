@@ -47,10 +47,10 @@ def hips(points: Array) -> Array:
     return middle
 
 
-def seen_by(engine: FakeEngine, *people: Array, options: LiftOptions = OPTIONS) -> list[Lifted]:
+def seen_by(engine: FakeEngine, *people: Array, options: LiftOptions = OPTIONS, fitted: bool = False) -> list[Lifted]:
     async def main() -> list[Lifted]:
         async with running(engine) as (batcher,):
-            return await LiftPipeline(batcher, FRAMES).lift_people(people, options, call())
+            return await LiftPipeline(batcher, FRAMES, fitted=fitted).lift_people(people, options, call())
 
     return asyncio.run(main())
 
@@ -103,6 +103,25 @@ def test_several_people_share_batches_and_each_gets_an_own_answer() -> None:
     assert len(engine.batches) < len(people)
     for points, answer in zip(people, together, strict=True):
         np.testing.assert_allclose(answer.joints, lifted(points).joints, atol=1e-6)
+
+
+def test_of_a_lifter_that_fits_its_poses_a_sequence_of_several_windows_keeps_its_bones() -> None:
+    def nodding(row: WindowRow) -> Array:
+        poses = np.tile(BODY, (len(row.points), 1, 1))
+        poses[:, 13, 2] += 0.2 * np.sin(row.points[:, 0, 0] / 20)  # a wrist: how far away changes the forearm's length
+        return poses
+
+    def forearm(answer: Lifted) -> float:
+        return float(np.linalg.norm(answer.joints[:, 13] - answer.joints[:, 12], axis=1).std())
+
+    surely = replace(OPTIONS, skeleton="h36m17")
+    points = np.full((90, 17, 3), 100, np.float32)
+    points[..., 0] += np.arange(90)[:, None] * 3
+    points[..., 2] = 1
+    engine = FakeEngine("lift", nodding)
+    fitted, plain = (seen_by(engine, points, points[:FRAMES], options=surely, fitted=each) for each in (True, False))
+    assert forearm(fitted[0]) < 0.7 * forearm(plain[0])
+    np.testing.assert_array_equal(fitted[1].joints, plain[1].joints)  # one window is the network's own business
 
 
 def test_nobody_gives_no_answers() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from service.geometry.alignment import stature
 from service.geometry.cameras import assumed_camera, given_camera, project
+from service.geometry.skeletons import MADE_JOINTS
 from service.pipelines import placing
 from service.pipelines.placing import FRAMES_AT_ONCE, Placed, Placing, Unplaced, place_all, position_of
 
@@ -59,7 +60,7 @@ def test_a_body_gets_its_stature_and_stands_where_its_rays_meet() -> None:
 def test_made_joints_say_nothing_of_the_place() -> None:
     one = body(0, given=False)
     moved = one.points.copy()
-    moved[:, placing.MADE_JOINTS, :2] += 80
+    moved[:, list(MADE_JOINTS), :2] += 80
     straight, bent = place_all([one, replace(one, points=moved)])
     np.testing.assert_array_equal(straight.position, bent.position)
     assert np.abs(place_all([replace(one, points=moved, given=True)])[0].position - bent.position).max() > 0.01
