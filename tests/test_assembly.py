@@ -47,6 +47,17 @@ def call(klass: Class = Class.PHOTO, caller: str = "someone") -> Call:
     return Call(caller, klass, asyncio.get_running_loop().time() + 60)
 
 
+def lifters(service: Service) -> dict[str, str]:
+    """Label of the lifter behind each door."""
+    limits = PictureLimits(1_000_000, 16, 2000)
+    return {
+        "photo": service.photo.models["lift"],
+        "clip": service.clip.lift.models["lift"],
+        "live": service.live(LiveOptions("coco17", (640, 480))).lift.models["lift"],
+        "live frames": service.live_frames(LiveFramesOptions(), limits).models["lift"],
+    }
+
+
 # ---- The embedded models
 
 
@@ -81,13 +92,10 @@ def test_after_its_start_it_is_ready(started: Started) -> None:
 def test_the_engines_in_use_are_the_stores_defaults_on_this_cpu(started: Started) -> None:
     service = started.service
     engines = service.engines_in_use()
-    long = service.store.long_lifter()
-    assert list(engines) == [*ROLES, *([LONG] if long else [])]
-    for slot, engine in engines.items():
-        entry = long if slot == LONG else service.store.default(service.engines[slot].role)  # type: ignore[arg-type]
-        assert entry is not None
-        assert engine == {
-            "model": entry.label,
+    assert list(engines) == list(ROLES)
+    for role in ROLES:
+        assert engines[role] == {
+            "model": service.store.default(role).label,
             "runtime": "openvino" if openvino_available() else "torch",
             "device": "cpu",
             "precision": "f32",
@@ -157,15 +165,9 @@ def test_a_picture_without_people_has_nobody(started: Started) -> None:
     assert people_of(started, np.full((240, 320, 3), 90, np.uint8)).people == ()
 
 
-def test_clips_and_streams_are_lifted_by_the_network_for_motion_and_say_so(started: Started) -> None:
-    service = started.service
-    moving = service.store.long_lifter()
-    assert moving is not None
-    limits = PictureLimits(1_000_000, 16, 2000)
-    assert service.clip.lift.models == service.live(LiveOptions("coco17", (640, 480))).lift.models
-    assert service.clip.lift.models == {"lift": moving.label}
-    assert service.live_frames(LiveFramesOptions(), limits).models["lift"] == moving.label
-    assert service.photo.models["lift"] == service.store.default("lift").label
+def test_one_lifter_serves_photos_clips_and_streams(started: Started) -> None:
+    assert started.service.store.long_lifter() is None
+    assert set(lifters(started.service).values()) == {started.service.store.default("lift").label}
 
 
 def test_callers_at_once_share_batches_and_get_what_they_get_alone(started: Started) -> None:
@@ -367,7 +369,9 @@ def loaded_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def load(manifest: Manifest, read: Any, settings: Settings, device: str, *_: Any) -> FakeEngine:
         threads.append(threading.current_thread().name)
-        return FakeEngine(manifest.role, rules[manifest.role], budget=1 if manifest.role == "person" else 32)
+        engine = FakeEngine(manifest.role, rules[manifest.role], budget=1 if manifest.role == "person" else 32)
+        engine.label, engine.network = manifest.label, LONG if manifest.long else manifest.role
+        return engine
 
     monkeypatch.setattr(loading, "load_engine", load)
     return threads
@@ -407,6 +411,30 @@ def test_models_are_loaded_on_the_devices_thread_and_no_thread_outlives_the_serv
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=5)
         assert not thread.is_alive()
+
+
+@pytest.mark.usefixtures("loaded_on")
+@pytest.mark.parametrize("named", [None, "lift-27"])
+def test_a_second_lifter_of_the_store_serves_what_moves_unless_a_lifter_is_named(
+    tmp_path: Path, named: str | None
+) -> None:
+    shutil.copytree(embedded_store(), tmp_path / "store")
+    first = Store(tmp_path / "store").default("lift")
+    second = replace(first.manifest, name="motion", version=1, default=False, long=True)
+    Store(tmp_path / "store").add(second, {"w": np.ones(1, np.float32)}, "card")
+    moving = first.label if named else "motion@1"
+
+    async def main() -> None:
+        service = build(on_cpu(store=tmp_path / "store", lift=named))
+        await service.start()
+        assert list(service.engines_in_use()) == [*ROLES, *([] if named else [LONG])]
+        assert lifters(service) == {"photo": first.label, "clip": moving, "live": moving, "live frames": moving}
+        for frames, label in ((1, first.label), (2, moving)):
+            lifted = await service.lift.lift(np.zeros((frames, 17, 3), np.float32), LIFT, call())
+            assert lifted.models == {"lift": label}
+        await service.close()
+
+    asyncio.run(main())
 
 
 @pytest.mark.usefixtures("loaded_on")

@@ -16,6 +16,7 @@ import pytest
 
 from service.assembly import Service, build
 from service.errors import NotReady, OutOfRange, SettingWrong, Unknown, Unreadable
+from service.loading import LONG
 from service.pipelines.call import Call, Class
 from service.pipelines.lift import LiftOptions
 from service.pipelines.live import LiveOptions
@@ -44,7 +45,7 @@ class Loading:
         assert self.gate.wait(10)
         rules: dict[str, Callable[[Any], Any]] = {"person": finder, "pose": detector, "lift": lifter}
         engine = FakeEngine(manifest.role, rules[manifest.role])
-        engine.label = manifest.label
+        engine.label, engine.network = manifest.label, LONG if manifest.long else manifest.role
         return engine
 
 
@@ -75,10 +76,11 @@ def store(tmp_path: Path) -> Path:
 
 
 def course(folder: Path, work: Callable[[Service], Any], **settings: Any) -> None:
-    """Does the work with a started service of that store whose lifter is the first version."""
+    """Does the work with a started service of that store whose lifter is the first version, if nothing else is said."""
 
     async def main() -> None:
-        service = build(Settings(device="cpu", threads=1, decode_threads=1, store=folder, lift="lift-27@1", **settings))
+        settings.setdefault("lift", "lift-27@1")
+        service = build(Settings(device="cpu", threads=1, decode_threads=1, store=folder, **settings))
         await service.start()
         try:
             async with asyncio.timeout(60):
@@ -138,6 +140,24 @@ def test_the_old_version_serves_until_the_new_one_is_warm_and_goes_with_its_last
         await gone(service)
 
     course(store, work)
+
+
+def test_a_second_lifter_is_replaced_in_its_own_place(loading: Loading, store: Path) -> None:
+    shutil.rmtree(store / "lift-27" / "3")  # nobody is named, so the newest would serve
+    entry = Store(store).find("lift-27@1")
+    for version in (1, 2):
+        moving = replace(entry.manifest, name="motion", version=version, default=False, long=True)
+        Store(store).add(moving, {"w": np.ones(1, np.float32)}, "card")
+
+    async def work(service: Service) -> None:
+        before = service.photo.models["lift"]
+        assert service.clip.lift.models == {"lift": "motion@2"}
+        assert await service.load_model("motion@1") == "motion@1"
+        assert service.clip.lift.models == {"lift": "motion@1"}
+        assert service.photo.models["lift"] == before
+        await gone(service)
+
+    course(store, work, lift=None)
 
 
 def test_a_version_that_is_broken_keeps_the_old_one_and_says_why(loading: Loading, store: Path) -> None:

@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     tasks.choices["lift"].add_argument("--compile", action="store_true", help="torch.compile: worth minutes on CUDA")
     tasks.choices["lift"].add_argument("--motion", type=Path, required=True, help="motion pack to train on")
     tasks.choices["lift"].add_argument("--validation", type=Path, required=True, help="motion pack of other people")
+    tasks.choices["lift"].add_argument("--lone", type=Path, help="lone frames that `training detect photos` wrote")
     for name in ("lift", "pose"):
         tasks.choices[name].add_argument(
             "--graphs", action=argparse.BooleanOptionalAction, default=True, help="CUDA graphs, on CUDA"

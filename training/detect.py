@@ -1,8 +1,9 @@
-"""`python -m training detect human36m|rendered VIDEOS`: a detector of ours over videos, into the 2D file of their set.
+"""`python -m training detect human36m|rendered|photos VIDEOS`: a detector of ours over videos, into the 2D file of
+their set, or over rendered photos.
 
-Human3.6M's: the finder's surest box of every frame (the last one where it finds nobody). Rendered clips': the boxes
-that were rendered. The detector's 17 joints, and Human3.6M's made of them as the service makes them. Pixels from the
-picture's corner. It makes `data_2d_h36m_ours-NAME.npz`, `data_2d_NAME.npz`.
+Human3.6M's: the finder's surest box of every frame (the last one where it finds nobody). Rendered ones': the boxes that
+were rendered, of photos a little beside. The detector's 17 joints, and Human3.6M's made of them as the service makes
+them. Pixels from the picture's corner. It makes `data_2d_h36m_ours-NAME.npz`, `data_2d_NAME.npz`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from service.settings import Settings
 from service.store.store import Entry, Store, embedded_store
 
 from .data.human36m import RENAMED, TESTING, TRAINING, detections_file, views
+from .data.lone import watch_photos
 from .data.rendered import Sighting, points_file, read_sightings
 from .pose import PoseTask
 from .table import with_checkpoint
@@ -41,9 +43,11 @@ VIDEO = re.compile(r"(?P<action>[A-Za-z]+)(?: (?P<take>\d+))?\.(?P<camera>\d{8})
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("set", choices=["human36m", "rendered"])
+    parser.add_argument("set", choices=["human36m", "rendered", "photos"])
     parser.add_argument(
-        "videos", type=Path, help="holds S1/Videos/Directions 1.54138969.mp4 and the like, or rendered clips"
+        "videos",
+        type=Path,
+        help="holds S1/Videos/Directions 1.54138969.mp4 and the like, or rendered clips; of photos their labels",
     )
     parser.add_argument("--out", type=Path, help="folder of data_3d_h36m.npz, where the file belongs; of the clips")
     parser.add_argument("--name", required=True, help="the recipes ask for w32 and w32-attention")
@@ -65,11 +69,13 @@ def detect(arguments: Namespace) -> str:
     if arguments.row is not None:
         pose = detector_of_row(arguments.row, torch.device(arguments.device))
     else:
-        pose = detector(_engine(store, "pose", arguments.pose, settings, arguments.device))
-    out: Path = arguments.out or arguments.videos
-    if arguments.set == "rendered":
+        engine = _engine(store, "pose", arguments.pose, settings, arguments.device)
+        pose = detector(engine, flip_test=arguments.set != "photos")  # photos are looked at once, as the service does
+    photos = arguments.set == "photos"
+    out: Path = arguments.out or (arguments.videos.parent if photos else arguments.videos)
+    if arguments.set in ("rendered", "photos"):
         path = points_file(out, arguments.name)
-        arrays: dict[str, Any] = dict(watch(pose, arguments.videos))
+        arrays: dict[str, Any] = dict((watch_photos if photos else watch)(pose, arguments.videos))
         np.savez_compressed(path, **arrays)
         return f"written: {path}"
     find = finder(_engine(store, "person", arguments.person, settings, arguments.device))
@@ -166,9 +172,9 @@ def finder(engine: Engine) -> Find:
     return find
 
 
-def detector(engine: Engine) -> Detect:
+def detector(engine: Engine, flip_test: bool = True) -> Detect:
     def pose(picture: Picture, box: Array) -> Array:
-        points: Array = engine.run(engine.prepare([CropRow(picture, box, flip_test=True)]))[0]
+        points: Array = engine.run(engine.prepare([CropRow(picture, box, flip_test)]))[0]
         return points
 
     return pose

@@ -19,6 +19,7 @@ from service.networks import create, load_weights
 from service.networks.lifter import AcrossNeighbours, SelfAttention
 
 from .data.ahead import Ahead
+from .data.lone import LoneFrames, read_lone_frames
 from .data.motion import Motion, read_motion
 from .data.windows import WindowMaker, WindowRecipe, Windows
 from .loop import LoopRecipe, Run
@@ -37,6 +38,13 @@ class LiftLoss:
     velocity: float = 0.5
     spatial: float = 0.25
     unfitted: float = 0.5
+
+
+@dataclass(frozen=True)
+class LoneRecipe:
+    """share: of a batch's windows that are frames which a detector saw, where there are such (`--lone`)."""
+
+    share: float = 0.2
 
 
 def distance(poses: Tensor, targets: Tensor) -> Tensor:
@@ -89,10 +97,20 @@ class WindowBatches:
 
     makers: take turns. batch: windows of the first one; another's are as many more as they are shorter.
     together: batches that are drawn at once, for a device that draws a thousand windows as quickly as ten.
+    lone: frames that a detector saw; `share` of every batch are some of them.
     """
 
-    def __init__(self, makers: Sequence[WindowMaker], batch: int, seed: int, together: int = 1) -> None:
+    def __init__(
+        self,
+        makers: Sequence[WindowMaker],
+        batch: int,
+        seed: int,
+        together: int = 1,
+        lone: LoneFrames | None = None,
+        share: float = 0.0,
+    ) -> None:
         self.makers, self.batch, self.seed, self.together = makers, batch, seed, together
+        self.lone, self.share = lone, share
         self._drawn: dict[int, tuple[int, list[tuple[Tensor, Tensor]]]] = {}  # by the maker's turn
 
     def __call__(self, number: int) -> tuple[Tensor, Tensor]:
@@ -105,9 +123,16 @@ class WindowBatches:
 
     def _draw(self, maker: WindowMaker, first: int) -> list[tuple[Tensor, Tensor]]:
         """The batches of this maker from step `first` on."""
-        count = self.batch * self.makers[0].recipe.frames // maker.recipe.frames
-        drawn = maker.draw(count * self.together, self.seed * 1_000_003 + first)
-        return list(zip(torch.split(channels_of(drawn), count), torch.split(drawn.targets, count), strict=True))
+        count, seed = self.batch * self.makers[0].recipe.frames // maker.recipe.frames, self.seed * 1_000_003 + first
+        lone = round(self.share * count) if self.lone is not None else 0
+        drawn = maker.draw((count - lone) * self.together, seed)
+        parts = [(channels_of(drawn), drawn.targets)]
+        if self.lone is not None and lone:
+            seen = self.lone.draw(lone * self.together, maker.recipe.frames, seed)
+            parts.append((channels_of(seen).to(maker.device), seen.targets.to(maker.device)))
+        each = [[torch.split(values, len(values) // self.together) for values in part] for part in parts]
+        channels, targets = ([torch.cat(some) for some in zip(*kind, strict=True)] for kind in zip(*each, strict=True))
+        return list(zip(channels, targets, strict=True))
 
 
 def channels_of(windows: Windows) -> Tensor:
@@ -190,7 +215,9 @@ def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
     kinds = [windows, section(recipe, "shorter", WindowRecipe)] if "shorter" in recipe else [windows]
     pack = read_motion(arguments.motion)
     makers = [WindowMaker(pack, kind, device) for kind in kinds]
-    batches = WindowBatches(makers, loop.batch, loop.seed, DRAWN_TOGETHER if cuda else 1)
+    lone = read_lone_frames(arguments.lone) if arguments.lone is not None else None
+    share = section(recipe, "lone", LoneRecipe).share
+    batches = WindowBatches(makers, loop.batch, loop.seed, DRAWN_TOGETHER if cuda else 1, lone, share)
     motion = read_motion(arguments.validation)
     checks = {noisy: validation_windows(motion, windows, 320, noisy, device) for noisy in (False, True)}
     shorter = [validation_windows(motion, kind, 320, False, device) for kind in kinds[1:]]

@@ -34,7 +34,7 @@ PROTOCOLS: Mapping[str, str] = {
 }
 JOINTS: Mapping[str, str] = {"pose": "coco17", "person": "", "lift": "h36m17"}
 # Sections of a recipe that say how the run went; the others have places of their own in a manifest.
-HOW = ("loop", "loss", "crops", "squares", "windows", "shorter")
+HOW = ("loop", "loss", "crops", "squares", "windows", "shorter", "lone")
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -207,7 +207,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
                         }
                     ],
                     "skeletons": SKELETONS_OUT,
-                    "models": {"person": "rtmdet-nano@1", "pose": "lite-hrnet@2", "lift": "lift-27@1"},
+                    "models": {"person": "rtmdet-nano@1", "pose": "lite-hrnet@2", "lift": "lift-27@2"},
                 }
             },
             "image/png": {"schema": {"type": "string", "format": "binary"}},

@@ -25,8 +25,10 @@ def manifest(
     default: bool = False,
     licence: str = "Apache-2.0",
     restricted: bool = False,
+    long: bool = False,
 ) -> Manifest:
-    return Manifest(name, version, role, "network", "For a test.", WeightsFile(licence, restricted), default=default)
+    weights = WeightsFile(licence, restricted)
+    return Manifest(name, version, role, "network", "For a test.", weights, default=default, long=long)
 
 
 @pytest.fixture
@@ -96,6 +98,15 @@ def test_a_permissive_default_passes_over_research_photos_and_other_licences(sto
     research, foreign = manifest("r", 3, restricted=True, default=True), manifest("f", 4, licence="CC-BY-NC-4.0")
     store = filled(store, free, old, research, foreign)
     assert (default(store), default(store, permissive=True)) == ("r@3", "free@2")
+
+
+def test_a_lifter_for_long_sequences_is_the_newest_that_says_so_and_never_the_default(store: Store) -> None:
+    store = filled(store, manifest("a", role="lift"))
+    assert store.long_lifter() is None
+    long = [manifest("b", 8, "lift", long=True), manifest("b", 9, "lift", long=True, restricted=True)]
+    store = filled(store, *long)
+    assert store.default("lift").label == "a@1"
+    assert [found.label for p in (False, True) if (found := store.long_lifter(p))] == ["b@9", "b@8"]
 
 
 def test_a_role_that_nobody_fills_is_refused(store: Store) -> None:

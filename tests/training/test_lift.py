@@ -13,6 +13,7 @@ import torch
 from service.engines.framing import window_channels
 from service.networks import create, load_weights
 from service.networks.lifter import SelfAttention
+from training.data.lone import LoneFrames
 from training.data.motion import read_motion
 from training.data.windows import WindowMaker, WindowRecipe
 from training.lift import (
@@ -100,6 +101,17 @@ def test_batches_that_are_drawn_together_follow_from_their_number_alone(motion_f
     assert len({float(targets.sum()) for _, targets in drawn}) == 9
 
 
+def test_a_share_of_every_batch_are_frames_that_a_detector_saw(motion_file: Path) -> None:
+    points = torch.full((4, 17, 3), 0.25)
+    lone = LoneFrames(points, torch.full((4, 2), 100.0), torch.full((4, 17, 3), 7.0))
+    maker = WindowMaker(read_motion(motion_file), WindowRecipe(frames=3))
+    batches = WindowBatches([maker], 8, 0, together=2, lone=lone, share=0.25)
+    for number in range(4):
+        channels, targets = batches(number)
+        assert channels.shape == (8, 3, 17, 6)
+        assert (targets.abs() == 7).all(-1).all(-1).all(-1).sum() == 2
+
+
 def test_a_fitted_lifter_learns_by_its_fitted_poses_and_by_those_before(motion_file: Path) -> None:
     torch.manual_seed(0)
     network, drawn = create("lifter", **NETWORK, fitted=True), batch(motion_file)
@@ -156,7 +168,7 @@ def test_figures_are_millimetres_and_the_scale_is_forgiven_in_n(motion_file: Pat
 def test_a_lifter_trains_from_its_recipe(motion_file: Path, tmp_path: Path) -> None:
     recipe = {"kind": "lift", "network": {"name": "lifter", **NETWORK}, "loop": {"batch": 4, "warmup_steps": 1}}
     told = {"run": tmp_path, "motion": motion_file, "validation": motion_file, "device": "cpu", "bf16": True}
-    more = {"workers": 0, "start_from": None, "start": None, "compile": False}
+    more = {"workers": 0, "start_from": None, "start": None, "compile": False, "lone": None}
     figures = train(recipe, Namespace(**told, **more, hours=1.0, decay_steps=2, decay_hours=0.0))
     assert set(figures) == {"p1", "n", "noisy_p1", "noisy_n"}
     assert torch.load(tmp_path / "latest.pt", weights_only=True)["step"] == 2
@@ -167,7 +179,7 @@ def test_a_fitted_lifter_starts_from_weights_that_were_never_fitted(motion_file:
     np.savez(start, **weights_of(create("lifter", **NETWORK).state_dict()))  # type: ignore[arg-type]
     recipe = {"kind": "lift", "network": {"name": "lifter", **NETWORK, "fitted": True}, "loop": {"batch": 4}}
     told = {"run": tmp_path, "motion": motion_file, "validation": motion_file, "device": "cpu", "bf16": True}
-    more = {"workers": 0, "start_from": None, "start": str(start), "store": tmp_path, "compile": False}
+    more = {"workers": 0, "start_from": None, "start": str(start), "store": tmp_path, "compile": False, "lone": None}
     train(recipe, Namespace(**told, **more, hours=1.0, decay_steps=1, decay_hours=0.0))
     state = torch.load(tmp_path / "latest.pt", weights_only=True)
     assert state["step"] == 1
