@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 LONG = "lift_long"
 # What is warmed, and the most of a batch, which `batch_ms` makes less. A CPU's time grows with every row, so few sizes
 # and no padding, and nothing is won by more rows than these; a GPU's hardly grows at first.
-CPU_SIZES = {"person": (1,), "pose": (1,), "lift": (1, 4), "lift_long": (1, 4, 8)}
+CPU_SIZES = {"person": (1,), "pose": (1,), "lift": (1, 4, 8), "lift_long": (1, 4, 8)}
 CPU_MOST = {"person": 1, "pose": 4, "lift": 32, "lift_long": 32}
 CUDA_SIZES = {
     "person": (1, 2, 4, 8),

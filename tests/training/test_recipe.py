@@ -10,7 +10,7 @@ from training.data.crops import CropRecipe
 from training.data.photos import PhotoSetRecipe
 from training.data.squares import SquareRecipe
 from training.data.windows import WindowRecipe
-from training.lift import LiftLoss
+from training.lift import LiftLoss, LoneRecipe
 from training.loop import LoopRecipe
 from training.norms import NormRecipe
 from training.person import PersonLoss
@@ -20,7 +20,7 @@ from training.recipe import read_recipe, section, sections
 RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.toml"))
 LOSSES = {"lift": LiftLoss, "pose": PoseLoss, "person": PersonLoss}
 KNOWN = {"kind", "name", "start", "summary", "licence", "restricted", "limits", "network", "input", "loop", "loss"}
-SECTIONS = {"norms", "frozen", "crops", "squares", "windows", "shorter", "train", "validation", "data"}
+SECTIONS = {"norms", "frozen", "crops", "squares", "windows", "shorter", "lone", "train", "validation", "data"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def test_every_recipe_is_read_whole(path: Path) -> None:
     assert set(recipe) <= KNOWN | SECTIONS
     section(recipe, "loop", LoopRecipe), section(recipe, "loss", LOSSES[recipe["kind"]])
     section(recipe, "crops", CropRecipe), section(recipe, "squares", SquareRecipe)
-    section(recipe, "shorter", WindowRecipe)
+    section(recipe, "shorter", WindowRecipe), section(recipe, "lone", LoneRecipe)
     section(recipe, "windows", WindowRecipe), section(recipe, "norms", NormRecipe)
     for name in ("train", "validation"):
         sections(recipe, name, PhotoSetRecipe)
