@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -102,6 +103,14 @@ async def serve_stream(socket: WebSocket, stream_of: Callable[..., Stream], prot
         await stream.run(call)
     finally:
         service.close_stream()
+
+
+def _json(text: str) -> Any:
+    """A message's values; NaN and numbers too large come through, to be refused by their field like any other value."""
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return json.loads(text)
 
 
 class Stream(ABC):
@@ -244,7 +253,7 @@ class Stream(ABC):
         if len(body if text is None else text) > self.max_message_bytes:
             raise Close(TOO_BIG, f"a message may have at most {self.max_message_bytes} bytes")
         try:
-            values = msgpack.unpackb(body) if text is None else orjson.loads(text)
+            values = msgpack.unpackb(body) if text is None else _json(text)
         except Exception:  # a stranger's message: the unpacker raises many kinds
             raise Close(NOT_PARSED, f"a message is not {'msgpack' if binary else 'JSON'}") from None
         if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):

@@ -191,6 +191,18 @@ def test_a_message_out_of_turn_is_told_and_the_stream_goes_on(
         assert heard[-1]["type"] == "pose" and heard[-1]["seq"] == 7
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e400"])
+def test_a_json_frame_with_a_number_that_is_none_is_told_and_the_stream_goes_on(here: Served, number: str) -> None:
+    with dial(here) as socket:
+        say(socket, START)
+        assert hear(socket)["type"] == "started"
+        socket.send(json.dumps(frame(0)).replace('"keypoints": [[', f'"keypoints": [[{number}, 2, 0.5], [', 1))
+        told = hear(socket)
+        assert (told["type"], told["problem"]["status"], told["problem"]["field"]) == ("error", 422, "keypoints")
+        say(socket, frame(7))
+        assert hear(socket)["seq"] == 7
+
+
 def test_a_flood_of_messages_breaks_the_rules(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_stream, "MESSAGES_A_S", 20)
     with dial(here) as socket:
