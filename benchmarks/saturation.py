@@ -20,8 +20,8 @@ from .served import Served, since, under
 from .wrk import Closed, closed_loop
 
 CALLERS = 64
-ROWS = 'rows_total{network="lift_long"}'
-BATCHES = 'batch_rows_count{network="lift_long"}'
+ROWS = 'rows_total{network="lift"}'
+BATCHES = 'batch_rows_count{network="lift"}'
 
 
 def saturation(served: Served, engine: Engine, seconds: float, pairs: int = 5) -> list[dict[str, Any]]:
