@@ -1,4 +1,4 @@
-"""A person's bones, which keep one length for as long as the person is followed.
+"""A person's bones, which keep one length over a whole sequence.
 
 One window of a lifter shows half a second, in which a bone that points at the camera may never lie across the view:
 how long it is can only be guessed there. A longer sequence tells it, and the depth along the bone follows from its
@@ -23,7 +23,7 @@ for _child, _parent in zip(_CHILDREN, _PARENTS, strict=True):
     _CHAIN[:, _child] = _CHAIN[:, _parent]
     _CHAIN[_child - 1, _child] = 1
 # Chosen on 150 windows of held-out motion (docs/training.md): bones that lie across the view tell their length best, by
-# this power; how much surer lengths are than depths (ratio of variances); the power of e that lost score takes off
+# this power; how much surer lengths are than depths (ratio of variances); the power of e that a lost score costs.
 FLATNESS, STIFFNESS, SLACK = 16, 10.0, 30.0
 STEPS = 3  # of Newton's
 LEAST_M = 1e-3
