@@ -1,7 +1,9 @@
 """The service against its own engine: how much of the network's rate reaches callers, and what each costs above it.
 
 The lifter, windows of 27 frames, real sockets. Alternating runs: the engine alone in this process, on all of its lanes,
-then the service in its own under load by wrk; ratios are of neighbours. CPU milliseconds a request above the engine are
+then the service in its own under load by wrk; ratios are of neighbours. Served rows are counted by the service while
+all callers wait in its queue: of a run's first and last seconds, when requests of 16 windows have begun and none has
+ended, callers' own counts tell little. CPU milliseconds a request above the engine are
 the service's whole CPU time less the engine's own for as many rows. The engine alone runs batches of its budget, as the
 service does under load.
 """
@@ -9,6 +11,8 @@ service does under load.
 from __future__ import annotations
 
 import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from service.engines.engine import Engine
@@ -20,6 +24,7 @@ from .served import Served, since, under
 from .wrk import Closed, closed_loop
 
 CALLERS = 64
+SETTLING_S = 2.0  # until the queue is as long as it will be
 ROWS = 'rows_total{network="lift"}'
 BATCHES = 'batch_rows_count{network="lift"}'
 
@@ -43,21 +48,25 @@ def saturation(served: Served, engine: Engine, seconds: float, pairs: int = 5) -
 
 def _pair(served: Served, engine: Engine, url: str, body: bytes, count: int, seconds: float) -> dict[str, float]:
     raw = engines.raw(engine, engine.budget, seconds, engines.lanes(Settings()).count)
-    before, cpu, loop = served.metrics(), served.cpu_seconds(), served.loop_cpu_seconds()
-    heard = closed_loop(url, body, JSON, CALLERS, seconds)
-    after, cpu, loop = served.metrics(), served.cpu_seconds() - cpu, served.loop_cpu_seconds() - loop
+    with ThreadPoolExecutor(1) as other:
+        load = other.submit(closed_loop, url, body, JSON, CALLERS, SETTLING_S + seconds + 1)
+        time.sleep(SETTLING_S)
+        before, begun, cpu, loop = served.metrics(), time.monotonic(), served.cpu_seconds(), served.loop_cpu_seconds()
+        time.sleep(seconds)
+        after, ended = served.metrics(), time.monotonic()
+        cpu, loop = served.cpu_seconds() - cpu, served.loop_cpu_seconds() - loop
+        heard = load.result()
     if heard.errors:
         raise SystemExit(f"{heard.errors} of {heard.requests} requests failed: these figures would mean nothing")
     rows = since(before, after, ROWS)
-    served_rate = heard.requests_a_second * count
-    requests = rows / count  # wrk's own count leaves out who was not answered yet at its end
+    served_rate = rows / (ended - begun)
     return {
         "raw_rows_a_second": raw.rows_a_second,
         "served_rows_a_second": served_rate,
         "served_over_raw": served_rate / raw.rows_a_second,
         "engine_cpu_ms_a_row": raw.cpu_ms_a_row,
-        "cpu_ms_above_engine": 1000 * cpu / requests - raw.cpu_ms_a_row * count,
-        "loop_cpu_ms_a_request": 1000 * loop / requests,
+        "cpu_ms_above_engine": 1000 * cpu * count / rows - raw.cpu_ms_a_row * count,
+        "loop_cpu_ms_a_request": 1000 * loop * count / rows,
         "mean_batch": rows / max(since(before, after, BATCHES), 1),
         "p50_ms": heard.p50_ms,
         "p99_ms": heard.p99_ms,

@@ -1,4 +1,4 @@
-"""What tests of several folders share: one service with the embedded models, started once."""
+"""What tests of several files share: one service with the embedded models, started once; calls and settings."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
+from service.pipelines.call import Call, Class
+from service.pipelines.lift import LiftOptions
+from service.settings import Settings
+
 if TYPE_CHECKING:  # it brings torch, which most tests do without
     from service.assembly import Service
 
 T = TypeVar("T")
+LIFT = LiftOptions("coco17", (640, 480))
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,6 @@ class Started:
 def started() -> Iterator[Started]:
     """The embedded models, loaded and warmed: some seconds, once for all tests. Never drain or close it."""
     from service.assembly import build
-    from service.settings import Settings
 
     # What a batch holds must not depend on how busy the machine is that runs the tests.
     service = build(Settings(device="cpu", batch_ms=10_000))
@@ -59,3 +63,11 @@ def started() -> Iterator[Started]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+def on_cpu(**values: Any) -> Settings:
+    return Settings(device="cpu", threads=1, decode_threads=1, **values)
+
+
+def call(klass: Class = Class.PHOTO, caller: str = "someone") -> Call:
+    return Call(caller, klass, asyncio.get_running_loop().time() + 60)

@@ -1,64 +1,27 @@
-"""Settings and a store become a service: once with the embedded models, else with engines that answer by rule."""
+"""Settings and the embedded models become a service, which finds, lifts and follows people."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import shutil
-import threading
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
-from service import loading
-from service.assembly import Service, build
 from service.engines.openvino_engine import openvino_available
-from service.errors import NotReady, QueueFull, ServiceError, SettingWrong, StoreBroken, Unknown
 from service.geometry.alignment import stature
-from service.loading import LONG
-from service.media.pictures import Picture, PictureLimits
+from service.media.pictures import Picture
 from service.media.videos import ClipLimits, open_clip
-from service.pipelines.call import Call, Class
+from service.pipelines.call import Class
 from service.pipelines.clip import ClipFrame, ClipOptions
-from service.pipelines.lift import LiftOptions
-from service.pipelines.live import LiveOptions
-from service.pipelines.live_frames import LiveFramesOptions
+from service.pipelines.live import LiveOptions, LivePose
 from service.pipelines.photo import PhotoAnswer, PhotoOptions
-from service.settings import Settings
-from service.store.manifest import ROLES, Manifest
-from service.store.store import Store, embedded_store
+from service.store.manifest import ROLES
 
-from .conftest import Started
-from .pipelines.fake import RED, FakeEngine, detector, draw, finder, lifter, street
-
-FINDER = "rtmdet-nano"
-LIFT = LiftOptions("coco17", (640, 480))
-
-
-def call(klass: Class = Class.PHOTO, caller: str = "someone") -> Call:
-    return Call(caller, klass, asyncio.get_running_loop().time() + 60)
-
-
-def lifters(service: Service) -> dict[str, str]:
-    """Label of the lifter behind each door."""
-    limits = PictureLimits(1_000_000, 16, 2000)
-    return {
-        "photo": service.photo.models["lift"],
-        "clip": service.clip.lift.models["lift"],
-        "live": service.live(LiveOptions("coco17", (640, 480))).lift.models["lift"],
-        "live frames": service.live_frames(LiveFramesOptions(), limits).models["lift"],
-    }
-
-
-# ---- The embedded models
+from .conftest import LIFT, Started, call
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +128,6 @@ def test_a_picture_without_people_has_nobody(started: Started) -> None:
     assert people_of(started, np.full((240, 320, 3), 90, np.uint8)).people == ()
 
 
-def test_one_lifter_serves_photos_clips_and_streams(started: Started) -> None:
-    assert started.service.store.long_lifter() is None
-    assert set(lifters(started.service).values()) == {started.service.store.default("lift").label}
-
-
 def test_callers_at_once_share_batches_and_get_what_they_get_alone(started: Started) -> None:
     """Engines of other batch sizes add in another order: 0.1 mm."""
     sequences = np.random.default_rng(0).uniform(100, 400, (48, 5, 17, 3)).astype(np.float32)
@@ -222,286 +180,10 @@ def test_a_live_stream_answers_with_the_embedded_lifter(started: Started) -> Non
     points = np.random.default_rng(1).uniform(100, 400, (17, 3)).astype(np.float32)
     points[:, 2] = 1
 
-    async def stream() -> list[int]:
+    async def stream() -> list[LivePose]:
         live = started.service.live(LiveOptions("coco17", (640, 480)))
-        return [(await live.add(n, n / 30, [points], call(Class.LIVE)))[0].seq for n in range(3)]
-
-    assert started.run(stream()) == [0, 1, 2]
-
-
-# ---- A start that fails
-
-
-def store_of(folder: Path, change: Callable[[Manifest, dict[str, Any]], tuple[Manifest, dict[str, Any]]]) -> Path:
-    """A store of the embedded models whose finder is changed."""
-    entry = Store(embedded_store()).find(FINDER)
-    manifest, arrays = change(entry.manifest, entry.load())
-    Store(folder).add(manifest, arrays, "card")
-    return with_others(folder)
-
-
-def with_others(folder: Path) -> Path:
-    """The store with a detector and a lifter beside its finder."""
-    for role in ("pose", "lift"):
-        source = Store(embedded_store()).default(role, permissive=True).folder
-        shutil.copytree(source, folder / source.parent.name / source.name)
-    return folder
-
-
-def failing(settings: Settings, kind: type[ServiceError], *words: str) -> Service:
-    """Starts a service that cannot start; its error and its reason must hold the words."""
-    service = build(settings)
-
-    async def start() -> None:
-        try:
-            with pytest.raises(kind) as caught:
-                await service.start()
-            for word in words:
-                assert word in str(caught.value)
-            assert (service.state, service.reason) == ("failed", str(caught.value))
-            assert service.metrics.registry.get_sample_value("poselift_ready") == 0
-        finally:
-            await service.close()
-
-    asyncio.run(start())
-    assert service.state == "failed"
-    return service
-
-
-def on_cpu(**values: Any) -> Settings:
-    return Settings(device="cpu", threads=1, decode_threads=1, **values)
-
-
-def test_a_changed_file_is_refused_by_its_checksum(tmp_path: Path) -> None:
-    source = Store(embedded_store()).find(FINDER).folder
-    copied = tmp_path / "store" / FINDER / source.name
-    shutil.copytree(source, copied)
-    weights = copied / "weights.safetensors"
-    body = bytearray(weights.read_bytes())
-    body[-1] ^= 1
-    weights.write_bytes(body)
-    failing(on_cpu(store=with_others(tmp_path / "store")), StoreBroken, str(weights), "sha256")
-
-
-def test_a_missing_key_is_named_with_its_file(tmp_path: Path) -> None:
-    gone: list[str] = []
-
-    def change(manifest: Manifest, arrays: dict[str, Any]) -> tuple[Manifest, dict[str, Any]]:
-        gone.append(sorted(arrays)[3])
-        return manifest, {name: array for name, array in arrays.items() if name != gone[0]}
-
-    store = store_of(tmp_path / "store", change)
-    failing(on_cpu(store=store), StoreBroken, gone[0], f"{FINDER}@1", "weights.safetensors")
-
-
-def test_a_key_that_the_network_does_not_have_is_named_with_its_file(tmp_path: Path) -> None:
-    store = store_of(tmp_path / "store", lambda m, arrays: (m, arrays | {"strange.weight": np.zeros(3, np.float32)}))
-    failing(on_cpu(store=store), StoreBroken, "strange.weight", "weights.safetensors")
-
-
-def test_a_misshaped_weight_is_named_with_its_file_and_both_shapes(tmp_path: Path) -> None:
-    bent: list[str] = []
-
-    def change(manifest: Manifest, arrays: dict[str, Any]) -> tuple[Manifest, dict[str, Any]]:
-        name = next(name for name, array in arrays.items() if array.ndim == 4)
-        bent.extend([name, str(arrays[name].shape), str(arrays[name][1:].shape)])
-        return manifest, arrays | {name: arrays[name][1:]}
-
-    store = store_of(tmp_path / "store", change)
-    failing(on_cpu(store=store), StoreBroken, *bent, "weights.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        ({"network": "rtmdet-huge"}, "rtmdet-huge"),
-        ({"options": {"wings": 2}}, "wings"),
-        ({"input": {"colour": "bgr", "suppress_iou": 0.6}}, "mean"),
-        ({"input": {"colour": "cmyk", "mean": [0, 0, 0], "deviation": [1, 1, 1], "suppress_iou": 0.6}}, "cmyk"),
-    ],
-)
-def test_a_manifest_that_makes_no_sense_is_named(tmp_path: Path, change: dict[str, Any], word: str) -> None:
-    store = store_of(tmp_path / "store", lambda manifest, arrays: (replace(manifest, **change), arrays))
-    failing(on_cpu(store=store), StoreBroken, f"{FINDER}@1", word)
-
-
-def test_a_store_without_a_role_says_which(tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    failing(on_cpu(store=tmp_path / "store"), Unknown, "`person`", str(tmp_path / "store"))
-
-
-def test_a_store_that_is_not_there_says_where(tmp_path: Path) -> None:
-    failing(on_cpu(store=tmp_path / "nowhere"), StoreBroken, str(tmp_path / "nowhere"))
-
-
-def test_a_model_that_is_not_in_the_store_is_named() -> None:
-    failing(on_cpu(person="yolo"), Unknown, "'yolo'", FINDER)
-
-
-def test_a_model_of_another_role_is_refused() -> None:
-    failing(on_cpu(person="lite-hrnet"), SettingWrong, "`person` is lite-hrnet", "role is pose")
-
-
-def test_under_the_permissive_policy_a_restricted_model_is_refused_by_name(tmp_path: Path) -> None:
-    def change(manifest: Manifest, arrays: dict[str, Any]) -> tuple[Manifest, dict[str, Any]]:
-        return replace(manifest, weights=replace(manifest.weights, restricted=True)), arrays
-
-    store = store_of(tmp_path / "store", change)
-    failing(on_cpu(store=store, licence_policy="permissive", person=FINDER), SettingWrong, FINDER, "permissive")
-    failing(on_cpu(store=store, licence_policy="permissive"), Unknown, "permissive", "`person`")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-@pytest.mark.parametrize("device", ["cuda", "cuda:3"])
-def test_cuda_where_there_is_none_fails_and_is_never_the_cpu(device: str) -> None:
-    service = failing(Settings(device=device), SettingWrong, f"`device` is {device}", "0 CUDA devices")
-    assert service.engines_in_use() == {}
-
-
-# ---- The course of a service, with engines that answer by rule
-
-
-@pytest.fixture
-def loaded_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Replaces the networks by rules; the threads on which they were loaded."""
-    threads: list[str] = []
-    rules: dict[str, Callable[[Any], Any]] = {"person": finder, "pose": detector, "lift": lifter}
-
-    def load(manifest: Manifest, read: Any, settings: Settings, device: str, *_: Any) -> FakeEngine:
-        threads.append(threading.current_thread().name)
-        engine = FakeEngine(manifest.role, rules[manifest.role], budget=1 if manifest.role == "person" else 32)
-        engine.label, engine.network = manifest.label, LONG if manifest.long else manifest.role
-        return engine
-
-    monkeypatch.setattr(loading, "load_engine", load)
-    return threads
-
-
-@pytest.mark.usefixtures("loaded_on")
-def test_a_drained_service_finishes_what_it_took_and_takes_nothing_new() -> None:
-    async def main() -> None:
-        service = build(on_cpu())
-        await service.start()
-        picture = Picture(draw(street(), (50, 40, 60, 150), RED), None, "png")
-        taken = asyncio.create_task(service.lift.lift(np.zeros((1, 17, 3), np.float32), LIFT, call()))
-        await asyncio.sleep(0)
-        await service.drain(5.0)
-        assert (await taken).joints.shape == (1, 17, 3)
-        assert service.state == "draining" and service.reason
-        assert service.metrics.registry.get_sample_value("poselift_ready") == 0
-        with pytest.raises(NotReady):
-            await service.photo.find_people(picture, PhotoOptions(), call())
-        await service.close()
-        assert service.state == "draining"
-
-    asyncio.run(main())
-
-
-def test_models_are_loaded_on_the_devices_thread_and_no_thread_outlives_the_service(loaded_on: list[str]) -> None:
-    before = set(threading.enumerate())
-
-    async def main() -> None:
-        service = build(on_cpu())
-        await service.start()
-        await service.in_decode_pool(time.sleep, 0.0)
-        await service.close()
-
-    asyncio.run(main())
-    assert len(loaded_on) >= len(ROLES) and len(set(loaded_on)) == 1 and loaded_on[0].startswith("device-cpu")
-    for thread in set(threading.enumerate()) - before:
-        thread.join(timeout=5)
-        assert not thread.is_alive()
-
-
-@pytest.mark.usefixtures("loaded_on")
-@pytest.mark.parametrize("named", [None, "lift-27"])
-def test_a_second_lifter_of_the_store_serves_what_moves_unless_a_lifter_is_named(
-    tmp_path: Path, named: str | None
-) -> None:
-    shutil.copytree(embedded_store(), tmp_path / "store")
-    first = Store(tmp_path / "store").default("lift")
-    second = replace(first.manifest, name="motion", version=1, default=False, long=True)
-    Store(tmp_path / "store").add(second, {"w": np.ones(1, np.float32)}, "card")
-    moving = first.label if named else "motion@1"
-
-    async def main() -> None:
-        service = build(on_cpu(store=tmp_path / "store", lift=named))
-        await service.start()
-        assert list(service.engines_in_use()) == [*ROLES, *([] if named else [LONG])]
-        assert lifters(service) == {"photo": first.label, "clip": moving, "live": moving, "live frames": moving}
-        for frames, label in ((1, first.label), (2, moving)):
-            lifted = await service.lift.lift(np.zeros((frames, 17, 3), np.float32), LIFT, call())
-            assert lifted.models == {"lift": label}
-        await service.close()
-
-    asyncio.run(main())
-
-
-@pytest.mark.usefixtures("loaded_on")
-def test_a_signal_while_loading_is_not_forgotten() -> None:
-    async def main() -> None:
-        service = build(on_cpu())
-        await service.drain(0.0)
-        await service.start()
-        assert service.state == "draining"
-        assert service.metrics.registry.get_sample_value("poselift_ready") == 0
-        await service.close()
-
-    asyncio.run(main())
-
-
-def test_an_error_of_any_kind_fails_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
-        raise RuntimeError("the runtime is broken")
-
-    monkeypatch.setattr(loading, "load_engine", broken)
-
-    async def main() -> None:
-        service = build(on_cpu())
-        with pytest.raises(RuntimeError):
-            await service.start()
-        assert (service.state, service.reason) == ("failed", "the runtime is broken")
-        await service.close()
-
-    asyncio.run(main())
-
-
-def test_a_service_that_never_started_can_end() -> None:
-    async def main() -> None:
-        service = build(on_cpu())
-        await service.drain(1.0)
-        await service.close()
-        assert service.state == "draining"
-
-    asyncio.run(main())
-
-
-def test_blocking_calls_run_in_the_decode_pool() -> None:
-    async def main() -> tuple[str, int]:
-        service = build(on_cpu())
-        name = await service.in_decode_pool(lambda: threading.current_thread().name)
-        doubled = await service.in_decode_pool(lambda number: 2 * number, 21)
-        await service.close()
-        return name, doubled
-
-    name, doubled = asyncio.run(main())
-    assert name.startswith("decode") and doubled == 42
-
-
-def test_live_streams_have_a_limit_and_give_their_place_back() -> None:
-    service = build(on_cpu(live_streams=2))
-
-    def streams() -> float | None:
-        return service.metrics.registry.get_sample_value("poselift_live_streams")
-
-    service.open_stream()
-    service.open_stream()
-    with pytest.raises(QueueFull, match="all 2 live streams") as caught:
-        service.open_stream()
-    assert caught.value.limit == 2 and caught.value.retry_after_s > 0
-    assert streams() == 2
-    service.close_stream()
-    assert streams() == 1
-    service.open_stream()
-    assert service.metrics.registry.get_sample_value("poselift_live_streams_limit") == 2
-    asyncio.run(service.close())
+        return [pose for n in range(3) for pose in await live.add(n, n / 30, [points], call(Class.LIVE))]
+
+    told = started.run(stream())
+    assert [pose.seq for pose in told] == [0, 1, 2]
+    assert all(0.2 < np.ptp(pose.people[0].joints, axis=0).max() < 2.5 for pose in told)  # metres

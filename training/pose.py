@@ -152,6 +152,7 @@ class PoseTask:
         self.validation, self.device, self.bf16, self.layout = validation, device, bf16, layout
         self.pixels: FromPixels = from_pixels(nn.Identity(), recipe["input"]).to(device)
         self.teacher: Teacher | None = None
+        self.even = device.type == "cuda"  # every batch has the same shape throughout, so that it can be recorded
 
     def autocast(self) -> AbstractContextManager[Any]:
         # Weights are used once a pass, so keeping their 16 bits gains nothing, and a graph cannot be made with it.
@@ -186,12 +187,26 @@ class PoseTask:
         loss = (squared_error if self.weights.kind == "mse" else cross_entropy)(answers, targets, weights)
         losses = {"labels": loss}
         if self.teacher is not None:
-            losses["distil"] = squared_error(answers, self.teacher(crops), torch.ones_like(weights))
+            losses["distil"] = self._distilled(answers, crops, batch.taught)
             loss = loss + self.weights.distil * losses["distil"]
         with torch.no_grad():
             peaks = as_heatmaps(answers, self.weights.kind, self.sigma).amax((2, 3))
             losses["peak"] = (weights * peaks).sum() / weights.sum().clamp(min=1e-6)
         return {"loss": loss, **losses}
+
+    def _distilled(self, answers: Tensor, crops: Tensor, taught: Tensor) -> Tensor:
+        """The distance to the teacher's heatmaps, 0 at crops in which it has no say; these are computed only if they
+        must be."""
+        assert self.teacher is not None
+        if not self.even:
+            rows = taught.nonzero()[:, 0]
+            share = len(rows) / len(taught)
+            if not share:
+                return answers.new_zeros(())
+            every = answers.new_ones(len(rows), answers.shape[1])
+            return share * squared_error(answers[rows], self.teacher(crops[rows]), every)
+        weights = taught.to(self.device, non_blocking=True)[:, None].expand(answers.shape[:2])
+        return squared_error(answers, self.teacher(crops), weights)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """OKS AP with labelled boxes, one pass a crop, of each validation file."""

@@ -20,9 +20,8 @@ from service.geometry.skeletons import MADE_JOINTS
 from service.people import Array
 
 TRAINED_STATURE = 1.70
-FRAMES_AT_ONCE = (
-    200  # of many more, the numbers no longer stay in a core's own cache: each then costs three times as much
-)
+# Of many more, the numbers no longer stay in a core's own cache: each then costs three times as much.
+FRAMES_AT_ONCE = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,8 @@ class Unplaced:
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """Of the shown frames: joints (frames, 17, 3) metres, and position (frames, 3), NaN where it cannot be told."""
+    """Of the shown frames: joints (frames, 17, 3) metres, and position (frames, 3), NaN where it cannot be told. Joints
+    are NaN of who has no known joint in any frame."""
 
     joints: Array
     position: Array
@@ -118,7 +118,19 @@ def _place(bodies: Sequence[Unplaced]) -> list[Placed]:
         seen[2, MADE_JOINTS] = np.where(given > 0, seen[2, MADE_JOINTS], 0)
     positions = stand(poses_last(joints), seen).T.astype(np.float32)
     ends = np.cumsum(counts).tolist()
-    return [Placed(joints[end - n : end], positions[end - n : end]) for n, end in zip(counts, ends, strict=True)]
+    placed = [Placed(joints[end - n : end], positions[end - n : end]) for n, end in zip(counts, ends, strict=True)]
+    return [each if _was_seen(body) else _nowhere(each) for each, body in zip(placed, bodies, strict=True)]
+
+
+def _was_seen(body: Unplaced) -> bool:
+    """Whether any joint is known in any frame."""
+    xs = body.points[..., 0]
+    return bool(xs[0, 0] == xs[0, 0]) or bool(np.isfinite(xs).any())  # the first number mostly tells
+
+
+def _nowhere(placed: Placed) -> Placed:
+    """What is told of somebody of whom nothing is known: the network made a pose out of nothing."""
+    return Placed(np.full_like(placed.joints, np.nan), np.full_like(placed.position, np.nan))
 
 
 def _undistorted(body: Unplaced) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -171,6 +171,21 @@ async def queues(
         for network in running.networks.values():
             network.gate.set()
         await asyncio.wait_for(running.scheduler.close(), PATIENCE_S)
+
+
+Story = Callable[[Queues, Network], Awaitable[None]]
+
+
+def play(story: Story, **options: Any) -> None:
+    """Runs a story on fresh queues; whatever happened in it, nothing must still be counted as waiting."""
+
+    async def run() -> None:
+        async with queues(**options) as (here, network):
+            await story(here, network)
+            await until(lambda: here.sample("queue_rows", network="lift") == 0)
+            assert here.batchers["lift"].line.rows == 0
+
+    asyncio.run(run())
 
 
 async def until(condition: Callable[[], bool]) -> None:

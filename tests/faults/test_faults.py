@@ -1,6 +1,6 @@
 """The fault list: what breaks under a service, and that whoever waits is answered and the next one is served.
 
-Changed weights and manifests are in tests/test_assembly.py, a device lost in a drain in tests/api/test_lifecycle.py.
+Changed weights and manifests: tests/test_failed_starts.py. A device lost in a drain: tests/api/test_lifecycle.py.
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ from service.pipelines.photo import PhotoAnswer, PhotoOptions, PhotoPipeline
 from service.pipelines.story import FILLED_SCORE
 from service.store.store import Store, embedded_store
 
+from .conftest import evenly
 from .fake import FRAMES, RED, Array, Fakes, call, draw, running, street
-from .test_story import evenly, facing, run, telling
+from .test_story import facing, run, telling
 
 TABLE: dict[str, Any] = {kind: [1.0 + n / 10, (n - 4) / 2] for n, kind in enumerate(KINDS)}
 

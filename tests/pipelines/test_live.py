@@ -183,10 +183,13 @@ def test_smoothing_takes_the_flicker_off() -> None:
 
 
 @pytest.mark.parametrize("smooth", [False, True])
-def test_a_frame_in_which_nothing_is_known_has_joints_but_no_position(smooth: bool) -> None:
+def test_a_frame_in_which_nothing_is_known_has_no_position_and_joints_once_somebody_was_seen(smooth: bool) -> None:
     sent = [Sent(n, n / 30, [UNKNOWN if n in (0, 10) else walker(n)]) for n in range(20)]
-    for pose in poses(sent, replace(LOW, smooth=smooth)):
-        assert np.isfinite(pose.people[0].joints).all()
+    told = poses(sent, replace(LOW, smooth=smooth))
+    assert [pose.seq for pose in told] == list(range(20))
+    for pose in told:
+        joints = pose.people[0].joints
+        assert np.isfinite(joints).all() if pose.seq else np.isnan(joints).all()
         assert (pose.people[0].position is None) == (pose.seq in (0, 10))
 
 

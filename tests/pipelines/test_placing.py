@@ -78,13 +78,18 @@ def test_nobody_gives_nothing() -> None:
     assert together() == []
 
 
-def test_those_who_cannot_be_placed_do_not_touch_the_others() -> None:
-    lost = body(3)
-    lost = replace(lost, points=np.full_like(lost.points, np.nan))
-    good, bad, other = place_all([body(0), lost, body(4)])
-    assert np.isnan(bad.position).all() and np.isfinite(bad.joints).all()
-    np.testing.assert_allclose(good.position, place_all([body(0)])[0].position, atol=1e-6)
-    np.testing.assert_allclose(other.position, place_all([body(4)])[0].position, atol=1e-6)
+def test_who_was_never_seen_gets_no_pose_and_no_place_and_does_not_touch_the_others() -> None:
+    unseen = replace(body(1), points=np.full((5, 17, 3), (np.nan, np.nan, 0), np.float32))
+    late = body(2)
+    late.points[0, :16] = np.nan, np.nan, 0  # one joint in one frame is enough
+    late.points[1:] = np.nan, np.nan, 0
+    nobody, somebody, other = place_all([unseen, late, body(0)])
+    assert np.isnan(nobody.joints).all() and np.isnan(nobody.position).all()
+    assert nobody.joints.shape == (5, 17, 3) and nobody.position.shape == (5, 3)
+    assert np.isfinite(somebody.joints).all()
+    (alone,) = place_all([body(0)])
+    np.testing.assert_allclose(other.joints, alone.joints, atol=1e-6)
+    np.testing.assert_allclose(other.position, alone.position, atol=1e-6)
 
 
 def test_who_asks_in_one_turn_is_reckoned_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ from service.people import Scale
 from service.pipelines.story import FILLED_SCORE, LOOK_AHEAD_S, SETTLE_S, ClipFrame, Moment, Seen, Story, Telling
 from service.pipelines.tracking import KEPT_S, Array
 
+from .conftest import box_of, evenly, person
 from .fake import BODY
-from .test_tracking import box_of, person
 
 SIZE = (640, 480)
 BLOCK, CONTEXT = 15, 6
@@ -71,10 +71,6 @@ def run(times: Sequence[float], scene: Scene = here, facts: Telling | None = Non
     story.finish()
     tell(np.inf)
     return told
-
-
-def evenly(frames: int, fps: float = 25.0) -> list[float]:
-    return [n / fps for n in range(frames)]
 
 
 def places(told: Run, one: int = 0) -> Array:
@@ -138,12 +134,12 @@ def test_a_gap_is_bridged_on_the_straight_way_and_flagged() -> None:
 def test_a_gap_is_bridged_whole_or_not_at_all(seconds: float, fps: float) -> None:
     first, after = 20, 20 + max(1, int(seconds * fps))
     told = run(evenly(after + 60, fps), lambda n: {} if first <= n < after else {0: facing(300)})
-    assert all(len(line.people) == 1 for line in told.lines)
+    assert [len(line.people) for line in told.lines] == [1] * (after + 60)
 
 
 def test_who_is_lost_at_the_border_has_left() -> None:
     told = run(evenly(80), lambda n: {} if 30 <= n < 50 else {0: facing(20)})
-    assert not any(line.people for line in told.lines[30:50])
+    assert [bool(line.people) for line in told.lines] == [not 30 <= n < 50 for n in range(80)]
 
 
 def test_a_gap_of_one_keeps_nobody_else_waiting_for_their_place() -> None:

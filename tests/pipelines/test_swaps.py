@@ -9,7 +9,7 @@ from service.geometry.skeletons import SKELETONS, mirror_order
 from service.pipelines.swaps import LONGEST_S, repair
 from service.pipelines.tracking import Array
 
-from .test_tracking import person
+from .conftest import person
 
 PAIRS = SKELETONS["coco17"].pairs
 SIZE = 110.0  # of `person`, 160 pixels tall

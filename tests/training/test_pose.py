@@ -116,6 +116,27 @@ def test_the_teacher_of_a_network_with_norms_answers_as_that_network(public: Pat
     assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
+def test_a_teacher_has_no_say_in_crops_that_are_not_taught_whether_they_are_computed_or_not() -> None:
+    recipe = small("lite-hrnet") | {"loss": {"distil": 0.5}}
+    task = PoseTask(recipe, [], CPU, False)
+    task.teacher = Teacher(nn.Conv2d(3, 17, 4, stride=4), task.framing, CPU)
+    pixels = torch.randint(0, 255, (3, 64, 64, 3), dtype=torch.uint8)
+    taught = torch.tensor([True, False, True])
+    batch: CropBatch[Tensor] = CropBatch(pixels, torch.full((3, 17, 2), torch.nan), torch.zeros(3, 17), taught)
+    network = nn.Conv2d(3, 17, 4, stride=4)
+    losses = task.losses(network, batch)
+    with torch.no_grad():
+        crops = task.crops(pixels)
+        apart = (network(crops) - task.teacher(crops)).square().mean((1, 2, 3)) / 2
+    assert losses["distil"].detach() == pytest.approx(float((apart[0] + apart[2]) / 3), rel=1e-4)
+    assert losses["loss"].detach() == pytest.approx(0.5 * float(losses["distil"].detach()), rel=1e-4)
+    assert task.losses(network, batch._replace(taught=torch.zeros(3, dtype=torch.bool)))["distil"] == 0
+    task.even = True
+    assert float(task.losses(network, batch)["distil"].detach()) == pytest.approx(
+        float(losses["distil"].detach()), rel=1e-4
+    )
+
+
 class Knowing(nn.Module):
     """Answers the heatmaps of the labels: what the validation calls perfect."""
 
@@ -223,7 +244,7 @@ def test_either_loss_falls_on_one_batch_and_the_peak_rises(photos: Path) -> None
         task = PoseTask(recipe, [], CPU, False)
         cells = torch.from_numpy(np.random.default_rng(0).uniform(3, 12, (2, 17, 2)).astype(np.float32))
         pixels = torch.randint(0, 255, (2, 64, 64, 3), dtype=torch.uint8)
-        batch: CropBatch[Tensor] = CropBatch(pixels, cells, torch.ones(2, 17))
+        batch: CropBatch[Tensor] = CropBatch(pixels, cells, torch.ones(2, 17), torch.ones(2, dtype=torch.bool))
         network = Free()
         optimiser = torch.optim.Adam(network.parameters(), 0.2)
         figures = []

@@ -59,11 +59,12 @@ class CropRecipe:
 
 class CropBatch(NamedTuple, Generic[Values]):
     """pixels (n, height, width, 3) uint8 RGB; cells (n, 17, 2) x, y of the heatmaps' peaks, NaN where unlabelled;
-    weights (n, 17), 0 where unlabelled."""
+    weights (n, 17), 0 where unlabelled; taught (n,) bool, whether a teacher has a say."""
 
     pixels: Values
     cells: Values
     weights: Values
+    taught: Values
 
 
 class CropMaker:
@@ -83,11 +84,12 @@ class CropMaker:
         read: Callable[[Path], Picture] = read_picture,
     ) -> None:
         self.recipe, self.framing, self.batch, self.seed, self._read = recipe, framing, batch, seed, read
-        rows = [(p, person, s.share) for s in sets for p in s.photos for person in p.people if person.has_pose]
+        rows = [(p, one, s.share, s.taught) for s in sets for p in s.photos for one in p.people if one.has_pose]
         if not rows:
             raise ValueError("the recipe's photos have no person with a labelled joint")
-        self.people: list[tuple[LabelledPhoto, LabelledPerson]] = [(photo, person) for photo, person, _ in rows]
-        shares = np.array([share for *_, share in rows])
+        self.people: list[tuple[LabelledPhoto, LabelledPerson]] = [(photo, person) for photo, person, *_ in rows]
+        shares = np.array([share for *_, share, _ in rows])
+        self._taught = np.array([taught for *_, taught in rows])
         self._chance = shares / shares.sum()
 
     def __call__(self, number: int) -> CropBatch[NDArray[Any]]:
@@ -97,7 +99,7 @@ class CropMaker:
         crops = [self._crop(photo, person, rng) for photo, person in people]
         pixels, joints = np.stack([pixels for pixels, _ in crops]), np.stack([joints for _, joints in crops])
         cells = input_to_cells(joints[..., :2], self.framing.stride, self.framing.shift)
-        return CropBatch(pixels, cells, joints[..., 2])
+        return CropBatch(pixels, cells, joints[..., 2], self._taught[chosen])
 
     def _crop(self, photo: LabelledPhoto, person: LabelledPerson, rng: Generator) -> tuple[Picture, Array]:
         """Pixels (height, width, 3) and joints (17, 3) in the crop's pixels, with what each label is worth."""

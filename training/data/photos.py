@@ -39,6 +39,7 @@ class PhotoSetRecipe:
     split: "training" leaves 200 photos out, drawn once for ever; "development" is those.
     share: how often its people are drawn, relative to others of share 1.
     least_score: model-labelled joints below count as unlabelled.
+    taught: whether a detector's teacher (`distil`) has a say; renderings know better than any network.
     name, licence, terms: for the card.
     """
 
@@ -47,6 +48,7 @@ class PhotoSetRecipe:
     split: Literal["", "training", "development"] = ""
     share: float = 1.0
     least_score: float = 0.0
+    taught: bool = True
     name: str = ""
     licence: str = ""
     terms: str = ""
@@ -85,6 +87,7 @@ class PhotoSet:
     photos: tuple[LabelledPhoto, ...]
     coco: dict[str, Any]
     share: float = 1.0
+    taught: bool = True
 
 
 def read_photos(root: Path, recipe: PhotoSetRecipe) -> PhotoSet:
@@ -96,7 +99,7 @@ def read_photos(root: Path, recipe: PhotoSetRecipe) -> PhotoSet:
     if not recipe.file:
         files = sorted(path for path in (root / recipe.pictures).iterdir() if path.suffix.lower() in (".jpg", ".png"))
         photos = tuple(LabelledPhoto(file, number, True, ()) for number, file in enumerate(files, 1))
-        return PhotoSet(photos, {"images": [], "annotations": [], "categories": []}, recipe.share)
+        return PhotoSet(photos, {"images": [], "annotations": [], "categories": []}, recipe.share, recipe.taught)
     path = root / recipe.file
     coco = json.loads(path.read_text(encoding="utf-8"))
     missing = {"images", "annotations", "categories"} - set(coco)
@@ -116,7 +119,7 @@ def read_photos(root: Path, recipe: PhotoSetRecipe) -> PhotoSet:
         )
         for image in coco["images"]
     )
-    return PhotoSet(photos, coco, recipe.share)
+    return PhotoSet(photos, coco, recipe.share, recipe.taught)
 
 
 def read_picture(file: Path) -> Picture:

@@ -14,7 +14,7 @@ from training.data.crops import CropBatch
 
 def make(number: int) -> CropBatch[Any]:
     values = np.random.default_rng(number).normal(size=(2, 3)).astype(np.float32)
-    return CropBatch(values, values + 1, values + 2)
+    return CropBatch(values, values + 1, values + 2, values % 2 == 0)
 
 
 # Python 3.12 and newer warn of a fork beside torch's threads.

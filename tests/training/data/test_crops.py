@@ -45,6 +45,15 @@ def test_the_same_number_gives_the_same_batch_and_another_one_another(photos: Pa
     assert not np.array_equal(first(5).pixels, first(6).pixels)
 
 
+def test_a_crop_tells_whether_a_teacher_has_a_say_in_it(photos: Path) -> None:
+    sets = [read_photos(photos, PhotoSetRecipe(file=f, taught=f == "hand.json")) for f in ("hand.json", "wild.json")]
+    make = CropMaker(sets, STILL, PoseFraming(PRESET), 16, seed=3)
+    files = {photo.file for photo in sets[0].photos}
+    chosen = np.random.default_rng([3, 0]).choice(len(make.people), 16, p=make._chance)
+    expected = [make.people[index][0].file in files for index in chosen]
+    assert make(0).taught.tolist() == expected and len(set(expected)) == 2
+
+
 def test_targets_are_the_inverse_of_the_decoding(photos: Path) -> None:
     make = maker(photos, STILL, "hand.json")
     batch = make(0)
