@@ -102,7 +102,7 @@ def describe(recipe: Mapping[str, Any], state: Mapping[str, Any], store: Store, 
         ),
         options=options,
         input={key: value for key, value in recipe.get("input", {}).items() if key != "side"},
-        data=(*inherited(recipe, store), *own),
+        data=tuple(dict.fromkeys((*inherited(recipe, store), *own))),  # what both learned from, once
         training={
             "recipe": recipe["name"],
             "start": recipe.get("start", ""),

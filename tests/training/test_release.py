@@ -104,10 +104,10 @@ def test_research_data_marks_the_weights_unless_the_recipe_knows_better(tmp_path
     assert Store(tmp_path / "b" / "store").find("lift-3").permissive
 
 
-def test_the_sources_of_the_start_are_sources_too(tmp_path: Path) -> None:
+def test_the_sources_of_the_start_are_sources_too_and_none_is_named_twice(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, more='start = "older"')
     arguments = told(folder)
-    data = (DataSource("Older data", "CC-BY-4.0", "named"),)
+    data = (DataSource("Older data", "CC-BY-4.0", "named"), DataSource("Drawn motion", "CC0-1.0", "none"))
     weights = weights_of(create("lifter", frames=1, width=8, heads=2).state_dict())
     older = Manifest("older", 1, "lift", "lifter", "Old.", WeightsFile("Apache-2.0", False), data=data)
     Store(tmp_path / "store").add(older, weights, "# Old\n")
