@@ -236,6 +236,7 @@ def line_of(item: Item, request_id: str) -> dict[str, Any]:
         "merged": {str(later): first for later, first in item.merged.items()},
         "camera_to_world": _world(item.camera_to_world),
         "reason": item.reason,
+        "timings_ms": {stage: round(ms, 1) for stage, ms in item.timings_ms.items()},
     }
 
 

@@ -133,6 +133,14 @@ def _clip_line() -> Schema:
                 "camera_to_world": _or_null(_ref("world")),
                 "reason": TEXT | {"description": "why there is no world"},
             },
+            {
+                "timings_ms": {
+                    "type": "object",
+                    "additionalProperties": NUMBER,
+                    "description": "the whole clip's milliseconds by stage: decode, person, pose, lift, queue; stages "
+                    "run beside each other, so that their sum may be more than the time that passed",
+                }
+            },
         ),
         "error": _message("error", {"problem": _ref("problem"), "last_frame": _or_null(COUNT)}),
     }

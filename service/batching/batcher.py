@@ -30,7 +30,7 @@ class Ticket:
         self.answer = answer
         self.span, self.exemplar = span, exemplar.get()  # of the request, for traces and histograms
         self.waiting: list[Waiting] = []
-        self.queued_s = 0.0  # the longest wait of its rows
+        self.queued_s: float | None = None  # until the first of its rows began
         self._results: list[Any] = [None] * count
         self._left = count
 
@@ -76,7 +76,7 @@ class Batcher:
     async def submit(
         self, rows: Sequence[Row], *, caller: str, klass: Class, deadline: float
     ) -> tuple[list[Any], float]:
-        """Queues the rows and waits for all of their answers, in order; also the longest wait in the queue, seconds.
+        """Queues the rows and waits for all of their answers, in order; also the seconds until the first of them began.
 
         Raises:
             QueueFull, ShareUsedUp, NotReady: at once, nothing was queued.
@@ -99,7 +99,7 @@ class Batcher:
         )
         expiry = loop.call_at(deadline, self._expire, ticket)
         try:
-            return await ticket.answer, ticket.queued_s
+            return await ticket.answer, ticket.queued_s or 0.0
         except asyncio.CancelledError:
             self._metrics.abandoned_total.inc()
             raise
@@ -163,7 +163,8 @@ class Batcher:
         """Notes how long each row waited for the device, which took the batch at `now`."""
         for waiting in batch:
             ticket, index = waiting.owner
-            ticket.queued_s = max(ticket.queued_s, now - waiting.arrived)
+            if ticket.queued_s is None:  # the others wait for those of their own request
+                ticket.queued_s = now - waiting.arrived
             self._queue_wait_seconds.observe(
                 now - waiting.arrived, None if index else ticket.exemplar
             )  # one row names its request

@@ -7,9 +7,10 @@ clip. Pixels are the upright frames'; metres are in the camera's axes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -82,7 +83,10 @@ class ClipProgress:
 
 @dataclass(frozen=True)
 class ClipEnd:
-    """camera_to_world: what only the whole clip tells, or None and the `reason`. merged: later id to the earliest."""
+    """camera_to_world: what only the whole clip tells, or None and the `reason`. merged: later id to the earliest.
+
+    timings_ms: the clip's milliseconds by stage, as `Call.spent_ms` has them. Stages run beside each other.
+    """
 
     frames: int
     seconds: float
@@ -90,6 +94,7 @@ class ClipEnd:
     merged: dict[int, int]
     camera_to_world: World | None
     reason: str
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
 
 
 Item = ClipStart | ClipFrame | ClipProgress | ClipEnd
@@ -139,7 +144,7 @@ class ClipPipeline:
         if watch.broken:  # what came before the break is whole, and was answered first
             raise watch.broken
         world, reason = await self._pool(story.world)
-        yield [ClipEnd(story.frames, last_s, story.tracks(), story.merged(), world, reason)]
+        yield [ClipEnd(story.frames, last_s, story.tracks(), story.merged(), world, reason, dict(call.spent_ms))]
 
     async def _lines(self, story: Story, options: ClipOptions, call: Call) -> list[Item]:
         """Settles and lifts the next block of frames, and takes it out of the story. The loop only waits."""
@@ -224,7 +229,9 @@ class _Watch:
         """The next wanted frames, decoded in the pool; with what broke after them."""
         if self.broken:
             return [], self.broken
+        started = time.perf_counter()
         taken: tuple[list[Frame], Exception | None] = await self._pool(_take, self._frames, self._together)
+        self._call.spent_ms["decode"] += 1000 * (time.perf_counter() - started)
         return taken
 
     def _moment(self, frame: Frame, people: Sequence[Tracked]) -> Moment:

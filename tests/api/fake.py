@@ -134,7 +134,7 @@ class FakeClip:
             raw = someone.keypoints.points if options.raw else None
             one = ClipPerson(someone, "confirmed", None, False, False, raw)
             yield [ClipFrame(frame.index, frame.time_s, (one,))]
-        yield [ClipEnd(count, 1.0, (), {}, None, "no floor")]
+        yield [ClipEnd(count, 1.0, (), {}, None, "no floor", dict(call.spent_ms))]
 
 
 class FakeLive:

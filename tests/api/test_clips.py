@@ -44,6 +44,7 @@ async def test_a_clip_is_told_from_start_to_end(client: httpx.AsyncClient, clip:
     assert {"id", "track", "box", "score", "keypoints", "keypoints_raw", "joints3d", "swapped", "filled"} <= set(person)
     assert end["type"] == "end" and end["frames"] == 12
     assert (end["tracks"], end["merged"], end["camera_to_world"], end["reason"]) == ([], {}, None, "no floor")
+    assert end["timings_ms"] == {"pose": 11 * 1.5}
     assert list(spool.iterdir()) == []
 
 

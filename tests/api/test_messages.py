@@ -133,7 +133,9 @@ def test_the_lines_of_real_clips_are_as_their_schema_says(started: Started, clip
     whole = started.run(lines(app, clip, "?raw=true&states=true&inferred=true"))
     plain = started.run(lines(app, clip, "?lift=false&smooth=false&end=0.5"))
     cut = started.run(lines(app, clip[: len(clip) * 3 // 4], ""))
-    assert [line["type"] for line in whole] == ["start", *["frame"] * 14, "end"]
+    kinds = [line["type"] for line in whole if line["type"] != "progress"]  # that is told on a busy machine
+    assert kinds == ["start", *["frame"] * 14, "end"]
+    assert set(whole[-1]["timings_ms"]) == {"decode", "person", "pose", "lift", "queue"}
     assert any(line["people"] for line in whole if line["type"] == "frame")
     assert [cut[0]["type"], cut[-1]["type"]] == ["start", "error"] and cut[-1]["last_frame"] is not None
     for told in (whole, plain, cut):

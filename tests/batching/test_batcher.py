@@ -7,7 +7,7 @@ import asyncio
 from service.batching.policy import Class
 from service.metrics import exemplar, exemplar_of
 
-from .fake import Network, Number, Queues, play, solo
+from .fake import Network, Number, Queues, play, solo, until
 
 # ---- Sharing a batch
 
@@ -87,6 +87,24 @@ def test_the_wait_is_told() -> None:
         await occupier
 
     play(story)
+
+
+def test_rows_behind_those_of_their_own_request_do_not_count_as_waiting() -> None:
+    async def story(here: Queues, network: Network) -> None:
+        network.gate.clear()
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        rows, batcher = [Number(n) for n in range(6)], here.batchers["lift"]
+        asked = asyncio.create_task(batcher.submit(rows, caller="a", klass=Class.PHOTO, deadline=asked_at + 10))
+        await until(lambda: bool(network.runs))
+        began_at = loop.time()
+        await asyncio.sleep(0.02)
+        network.gate.set()
+        answers, waited_s = await asked
+        assert answers == solo(*range(6)) and len(network.runs) == 3
+        assert waited_s <= began_at - asked_at
+
+    play(story, budget=2)
 
 
 # ---- Counting

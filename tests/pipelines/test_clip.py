@@ -209,6 +209,13 @@ def test_the_end_says_why_there_is_no_floor() -> None:
 # ---- What breaks
 
 
+def test_the_end_tells_the_milliseconds_of_each_stage() -> None:
+    assert set(told(Shown(evenly(20))).end.timings_ms) == {"decode", "person", "pose", "lift", "queue"}
+    flat = told(Shown(evenly(20)), ClipOptions(PhotoOptions(lift=False))).end.timings_ms
+    assert set(flat) == {"decode", "person", "pose", "queue"}
+    assert all(spent >= 0 for spent in flat.values())
+
+
 def test_what_came_before_a_broken_tail_is_told_then_the_error() -> None:
     story = told(Shown(evenly(30), error=Unreadable("`clip` is broken after frame 29", field="clip")))
     assert [frame.index for frame in story.frames] == list(range(30))

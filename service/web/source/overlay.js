@@ -1,10 +1,16 @@
 // Draws 2D keypoints over the picture, in the picture's own pixels scaled to the canvas.
 import { colour } from "./colours.js";
 
+const SHADE = "#0008"; // behind lines and letters, which lie on pictures of any colour
+
 export class Overlay {
   constructor(canvas) {
     this.canvas = canvas;
     this.edges = [];
+  }
+
+  clear() {
+    this.canvas.width = this.canvas.height = 1; // a new size is an empty canvas
   }
 
   draw(width, height, people) {
@@ -28,9 +34,13 @@ export class Overlay {
     pen.lineWidth = 1;
     pen.strokeRect(x, y, width, height);
     pen.globalAlpha = 1;
-    pen.font = "600 13px system-ui";
-    pen.fillText(`${person.id}`, x + 3, y > 15 ? y - 4 : y + 14);
+    pen.font = "700 14px system-ui";
+    pen.lineJoin = "round";
+    const name = [`${person.id}`, x + 3, y > 15 ? y - 4 : y + 14];
     pen.lineWidth = 3;
+    pen.strokeStyle = SHADE;
+    pen.strokeText(...name);
+    pen.fillText(...name);
     for (const [a, b] of this.edges) {
       if (!points[a] || !points[b] || Math.min(points[a][2], points[b][2]) < 0.2) continue;
       const guessed = [a, b].some((joint) => person.states && person.states[joint] !== "seen");
@@ -38,8 +48,12 @@ export class Overlay {
       pen.beginPath();
       pen.moveTo(points[a][0], points[a][1]);
       pen.lineTo(points[b][0], points[b][1]);
+      [pen.strokeStyle, pen.lineWidth] = [SHADE, 5];
+      pen.stroke();
+      [pen.strokeStyle, pen.lineWidth] = [paint, 3];
       pen.stroke();
     }
+    pen.strokeStyle = paint;
     pen.setLineDash([]);
     pen.lineWidth = 1.5;
     points.forEach((point, joint) => point && this.#joint(pen, point, person.states?.[joint] ?? "seen", paint));

@@ -28,10 +28,18 @@ export function address(kind, options) {
   return `v1/${kind === "photo" ? "images" : "clips"}?${query}`;
 }
 
+// What a file is sent as. Browsers know no kind for some, and the service finds out by itself.
+function mediaType(file) {
+  return file.type || "application/octet-stream";
+}
+
 async function post(kind, file, options, accept, signal) {
-  const type = file.type || "application/octet-stream";
-  const sent = headers({ "Content-Type": type, Accept: accept });
-  const response = await fetch(address(kind, options), { method: "POST", body: file, headers: sent, signal });
+  const sent = headers({ "Content-Type": mediaType(file), Accept: accept });
+  const request = fetch(address(kind, options), { method: "POST", body: file, headers: sent, signal });
+  const response = await request.catch((error) => {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The connection to the service was lost, or the file can no longer be read.");
+  });
   if (!response.ok) throw await problem(response);
   return response;
 }
@@ -57,8 +65,8 @@ export async function sendClip(file, options, signal, onLine) {
 }
 
 // The same upload answered as a file of another kind.
-export async function fetchFile(kind, file, options, accept) {
-  const response = await post(kind, file, options, accept);
+export async function fetchFile(kind, file, options, accept, signal) {
+  const response = await post(kind, file, options, accept, signal);
   const named = /filename="?([^";]+)/.exec(response.headers.get("Content-Disposition") ?? "");
   return { blob: await response.blob(), name: named?.[1] };
 }
@@ -71,7 +79,7 @@ export function stagesOf(header) {
 export function curlCommand(kind, file, options) {
   const url = new URL(address(kind, options), location.href).href;
   const auth = key ? ` -H "Authorization: Bearer $KEY"` : "";
-  return `curl${auth} -H 'Content-Type: ${file.type}' --data-binary '@${file.name.replaceAll("'", "'\\''")}' '${url}'`;
+  return `curl${auth} -H 'Content-Type: ${mediaType(file)}' --data-binary '@${file.name.replaceAll("'", "'\\''")}' '${url}'`;
 }
 
 export function liveSocket() {

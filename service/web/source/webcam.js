@@ -5,11 +5,13 @@ import { liveSocket } from "./service.js";
 const WIDTH = 640;
 
 export class Webcam {
-  constructor(video, onPose, onEnd) {
-    Object.assign(this, { video, onPose, onEnd, seq: 0 });
+  // onPose: gets an answer and the seconds that it took. onError: a problem's words; the stream goes on. onEnd: why it ended.
+  constructor(video, { onPose, onError, onEnd }) {
+    Object.assign(this, { video, onPose, onError, onEnd, seq: 0, started: false });
   }
 
   async start(options) {
+    if (!navigator.mediaDevices) throw new Error("browsers give it only to pages of this machine or over https.");
     const wanted = { video: { width: { ideal: WIDTH } }, audio: false };
     this.stream = await navigator.mediaDevices.getUserMedia(wanted);
     this.video.srcObject = this.stream;
@@ -17,7 +19,7 @@ export class Webcam {
     this.canvas = new OffscreenCanvas(this.video.videoWidth, this.video.videoHeight);
     this.socket = liveSocket();
     this.socket.onmessage = ({ data }) => this.#answer(decode(new Uint8Array(data)));
-    this.socket.onclose = ({ reason }) => this.stop(reason);
+    this.socket.onclose = ({ reason }) => this.stop(reason || "The service closed the stream.");
     this.socket.onopen = () => this.#send({ type: "start", image_size: this.size, ...options });
     this.began = performance.now();
   }
@@ -30,8 +32,10 @@ export class Webcam {
     if (!this.stream) return;
     this.stream.getTracks().forEach((track) => track.stop());
     this.stream = null;
-    this.socket.onclose = null;
-    this.socket.close();
+    if (this.socket) {
+      this.socket.onclose = null;
+      this.socket.close();
+    }
     this.video.srcObject = null;
     this.onEnd(reason);
   }
@@ -41,8 +45,12 @@ export class Webcam {
   }
 
   #answer(message) {
+    if (message.type === "started") this.started = true;
     if (message.type === "pose") this.onPose(message, (performance.now() - this.began) / 1000 - this.sentAt);
-    if (message.type === "error") this.onEnd(message.detail ?? message.title);
+    if (message.type === "error") {
+      if (!this.started) return this.stop(message.problem.detail); // refused: every picture would be, too
+      this.onError(message.problem.detail);
+    }
     if (message.type !== "ended") this.#picture();
   }
 
