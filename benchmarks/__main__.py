@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each closed loop; an open one takes four times")
     parser.add_argument("--pairs", type=int, default=5, help="of alternating runs at saturation")
     parser.add_argument("--minutes", type=float, default=10.0, help="of the soak")
-    parser.add_argument("--photo", type=Path, help="a JPEG with two people; without one, two boxes on a drawn one")
+    parser.add_argument("--photo", type=Path, help="a JPEG with two people; without one, two rendered ones")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder of the JSON files and plots")
     given = parser.parse_args()
     if unknown := set(given.names) - set(BENCHMARKS):

@@ -22,8 +22,6 @@ JPEG = "image/jpeg"
 MP4 = "video/mp4"
 PHOTO_WIDTHS = (480, 960, 1920)
 CLIP_FRAMES, CLIP_FPS, CLIP_WIDTH = 10, 10, 320
-# Of two people on the drawn photo, where none can be found.
-TWO_BOXES = "boxes=[[100,60,120,330],[350,80,130,320]]"
 
 
 def window_body(seed: int = 0) -> dict[str, Any]:
@@ -40,17 +38,17 @@ def windows(count: int) -> bytes:
     return json.dumps({"skeleton": "h36m17", "image_size": [1000, 1000], "people": people}).encode()
 
 
-def drawn_photo() -> bytes:
-    """A JPEG of 640 by 480 pixels, soft noise."""
-    canvas = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
-    return cv2.imencode(".jpg", cv2.GaussianBlur(canvas, (0, 0), 5))[1].tobytes()
-
-
 def rendered_scene() -> NDArray[np.uint8]:
     """(285, 480, 3) BGR: three people standing side by side."""
     scene = cv2.imread(str(TREE / "docs/images/rendered.jpg"))
     assert scene is not None
     return scene[:, : scene.shape[1] // 2].astype(np.uint8)  # beside it are its labels
+
+
+def two_people() -> bytes:
+    """A JPEG of 640 by 480 pixels: the two on the scene's left side."""
+    part = rendered_scene()[32:269, :316]
+    return cv2.imencode(".jpg", cv2.resize(part, (640, 480), interpolation=cv2.INTER_CUBIC))[1].tobytes()
 
 
 def rendered_photos() -> list[bytes]:

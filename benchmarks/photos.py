@@ -20,14 +20,14 @@ from service.settings import Settings
 from service.store.manifest import ROLES
 
 from . import engines
-from .bodies import JPEG, TWO_BOXES, drawn_photo
+from .bodies import JPEG, two_people
 from .served import Served, since
 
 
 def photo(served: Served, settings: Settings, repeats: int = 40, file: Path | None = None) -> list[dict[str, Any]]:
-    """What a photo costs above the sum of its networks. file: one of yours, else a drawn one with two boxes given."""
+    """What a photo costs above the sum of its networks. file: one of yours, else two people that we rendered."""
     networks = {role: engines.loaded(role, settings) for role in ROLES}
-    body, query = (file.read_bytes(), "") if file else (drawn_photo(), f"?{TWO_BOXES}")
+    body = file.read_bytes() if file else two_people()
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
 
     people = 0
@@ -35,7 +35,7 @@ def photo(served: Served, settings: Settings, repeats: int = 40, file: Path | No
     def ask() -> float:
         nonlocal people
         started = time.perf_counter()
-        connection.request("POST", f"/v1/images{query}", body, {"Content-Type": JPEG})
+        connection.request("POST", "/v1/images", body, {"Content-Type": JPEG})
         answer = connection.getresponse()
         content = answer.read()
         taken = time.perf_counter() - started
@@ -55,7 +55,7 @@ def photo(served: Served, settings: Settings, repeats: int = 40, file: Path | No
     above = [asked - networks_ms for asked, networks_ms in zip(whole, own, strict=True)]
     return [
         {
-            "photo": file.name if file else "640 x 480, two boxes given",
+            "photo": file.name if file else "640 x 480, two rendered people",
             "people": people,
             "rows": rows,
             "repeats": repeats,

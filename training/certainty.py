@@ -1,9 +1,10 @@
 """Fits what a joint's score means: `python -m training certainty --photos FOLDER`.
 
 The detector of a store looks at hand-labelled people in their boxes; logistic models, one for each kind of joint, learn
-from the heights of its peaks how near the answers lie to the labels, and the detector's manifest keeps their weights
-(table `certainty`). Near is what COCO's metric calls so: exp(-d^2 / (2 area (2 sigma)^2)) of a labelled joint, 0 of one
-that nobody labelled. Fitted on the training split, told on the development split. Pixels of the picture.
+from the heights of its peaks and from the boxes how near the answers lie to the labels, and the detector's manifest
+keeps their weights (table `certainty`). Near is what COCO's metric calls so: exp(-d^2 / (2 area (2 sigma)^2)) of a
+labelled joint, 0 of one that nobody labelled. Fitted on the training split, told on the development split. Pixels of
+the picture.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from service.engines.engine import Engine
 from service.engines.framing import CropRow
 from service.geometry.boxes import clip
 from service.loading import load_engine
-from service.pipelines.certainty import KIND_INDEX, KINDS, Certainty, logits
+from service.pipelines.certainty import KIND_INDEX, KINDS, Certainty, figures
 from service.settings import Settings
 from service.store.manifest import to_toml
 from service.store.store import CARD, MANIFEST, Entry, Store, embedded_store
@@ -41,9 +42,13 @@ HEADING = "## The scores of joints"
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """The detector's answers beside the labels: peaks (n, 17) in 0..1, near (n, 17) in 0..1."""
+    """The detector's answers beside the labels.
+
+    peaks: (n, 17) in 0..1. known: (n, 17, FIGURES), what their scores are computed from. near: (n, 17) in 0..1.
+    """
 
     peaks: Floats
+    known: Floats
     near: Floats
 
 
@@ -71,7 +76,7 @@ def certainty(arguments: Namespace) -> str:
     told = {
         "people": {split: len(each.near) for split, each in given.items()},
         "error_of_peaks": error(judged.peaks, judged.near),
-        "error": error(scored(fitted, judged.peaks), judged.near),
+        "error": error(fitted.scores(judged.known), judged.near),
     }
     write(entry, fitted, told)
     return json.dumps(told, indent=1)
@@ -94,7 +99,7 @@ def answers(root: Path, photos: Iterator[tuple[str, list[dict[str, Any]]]], dete
     Raises:
         ValueError: there is nobody.
     """
-    peaks, near = [], []
+    peaks, known, near = [], [], []
     for file, people in photos:
         picture = read_picture(root / file)
         boxes = np.array([person["bbox"] for person in people], np.float32)
@@ -105,10 +110,11 @@ def answers(root: Path, photos: Iterator[tuple[str, list[dict[str, Any]]]], dete
             labels = [person["keypoints"] for person in people[first : first + BATCH]]
             areas = [person["area"] for person in people[first : first + BATCH]]
             peaks.append(points[..., 2])
+            known.append(figures(points, inside[first : first + BATCH]))
             near.append(nearness(points, np.array(labels, np.float64).reshape(-1, 17, 3), np.array(areas)))
     if not peaks:
         raise ValueError("nobody in the photos has a labelled joint")
-    return Answers(np.concatenate(peaks), np.concatenate(near))
+    return Answers(np.concatenate(peaks), np.concatenate(known), np.concatenate(near))
 
 
 def nearness(points: Floats, labels: Floats, areas: Floats) -> Floats:
@@ -120,18 +126,13 @@ def nearness(points: Floats, labels: Floats, areas: Floats) -> Floats:
 
 def fit(given: Answers) -> Certainty:
     """A logistic model for each kind of joint, left and right together."""
-    known, rows = logits(given.peaks), []
+    rows = []
     for kind in range(len(KINDS)):
         joints = kind == KIND_INDEX
-        slope, offset = logistic(known[:, joints].reshape(-1, 1), given.near[:, joints].ravel())
-        rows.append([round(float(slope[0]), 4), round(offset, 4)])
+        known = given.known[:, joints].reshape(-1, given.known.shape[-1])
+        weights, offset = logistic(known, given.near[:, joints].ravel())
+        rows.append([round(float(number), 4) for number in (*weights, offset)])
     return Certainty(np.array(rows))
-
-
-def scored(fitted: Certainty, peaks: Floats) -> Floats:
-    """(n, 17) scores of peaks (n, 17)."""
-    points = np.concatenate([np.zeros((*peaks.shape, 2)), peaks[..., None]], -1).astype(np.float32)
-    return fitted.of(points)[..., 2].astype(np.float64)
 
 
 def error(scores: Floats, near: Floats) -> float:

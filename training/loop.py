@@ -86,7 +86,7 @@ class Run:
             plain = parameter.ndim > 1 and "embed" not in name and factor is None
             decay = self.recipe.weight_decay if plain else 0.0
             if parameter.requires_grad:
-                groups[(factor or 1.0, decay)].append(parameter)
+                groups[(1.0 if factor is None else factor, decay)].append(parameter)
         return [{"params": p, "weight_decay": decay, "factor": factor} for (factor, decay), p in groups.items()]
 
     def start_from(self, checkpoint: Path) -> None:

@@ -203,7 +203,7 @@ class LiveFrames:
             people = []
             for one in first.people:
                 known = one.person
-                keypoints = Keypoints(self.photo.scored(known.keypoints.points))
+                keypoints = Keypoints(self.photo.scored(known.keypoints.points, known.box.xywh))
                 person = Person(known.id, known.box, keypoints, first.lifted.get(known.id))
                 people.append(LivePerson(person, one.track, one.states))
             due.append(LiveFrame(first.seq, first.time, people))

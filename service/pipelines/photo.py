@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,9 +112,10 @@ class PhotoPipeline:
             lifted = list(await self._lift(points, (width, height), options, camera, call))
         if options.mirrored:
             points = points[:, mirror_order(SKELETONS["coco17"])]
+        scored = self.scored(points, boxes)
         people = tuple(
             Person(n, Box.of(box, float(score)), Keypoints(pose), joints)
-            for n, (box, score, pose, joints) in enumerate(zip(boxes, scores, self.scored(points), lifted, strict=True))
+            for n, (box, score, pose, joints) in enumerate(zip(boxes, scores, scored, lifted, strict=True))
         )
         states = [joint_states(pose, width, height) for pose in points] if options.states else None
         return PhotoAnswer(width, height, camera, people, self.models, states)
@@ -160,13 +162,14 @@ class PhotoPipeline:
         if not again:
             return points
         looks = iter(await run_rows(self.pose, again, call))
-        return _stacked(
-            [surest(pose, [next(looks) for _ in each], self.scored) for pose, each in zip(points, angles, strict=True)]
-        )
+        chosen = []
+        for row, pose, each in zip(rows, points, angles, strict=True):
+            chosen.append(surest(pose, [next(looks) for _ in each], partial(self.scored, boxes=row.box)))
+        return _stacked(chosen)
 
-    def scored(self, points: Array) -> Array:
-        """The detector's points (..., 17, 3) with the scores that are answered."""
-        return points if self.certainty is None else self.certainty.of(points)
+    def scored(self, points: Array, boxes: Array) -> Array:
+        """The detector's points (..., 17, 3) in boxes (..., 4) with the scores that are answered."""
+        return points if self.certainty is None else self.certainty.of(points, boxes)
 
     def _chances(self, boxes: Array, scores: Array, points: Array) -> Array:
         """(n,) chances that a person is there."""

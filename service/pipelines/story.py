@@ -264,7 +264,7 @@ class Story:
             seen = [block[n].people[person] for n in here]
             lifted = self._lifted(life, stretch, rows, seen, poses.get(person))
             named = self._named(stretch.points[rows])
-            scored = self._scored(named)
+            scored = self._scored(named, np.stack([one.box for one in seen]))
             for n, one, pose, points, (joints, feet) in zip(here, seen, named, scored, lifted, strict=True):
                 told[n].append(self._person(life.track.id, one, pose, points, joints, feet))
         return [
@@ -289,7 +289,7 @@ class Story:
                 states = ["outside" if state == "outside" else "inferred" for state in states]
         if seen.filled:
             points[:, 2] = np.minimum(points[:, 2], FILLED_SCORE)
-        raw = self._scored(self._named(seen.raw)) if telling.raw and not seen.filled else None
+        raw = self._scored(self._named(seen.raw), seen.box) if telling.raw and not seen.filled else None
         known = Person(number, Box.of(seen.box, seen.score), Keypoints(points), lifted)
         return ClipPerson(known, seen.state, states, seen.swapped, seen.filled, raw, feet)
 
@@ -327,10 +327,10 @@ class Story:
         """The detector's points (..., 17, 3) under the person's own left and right."""
         return points[..., mirror_order(SKELETONS["coco17"]), :] if self.telling.mirrored else points
 
-    def _scored(self, points: Array) -> Array:
-        """A copy of points (..., 17, 3) with the scores that are told."""
+    def _scored(self, points: Array, boxes: Array) -> Array:
+        """A copy of points (..., 17, 3) in boxes (..., 4) with the scores that are told."""
         certainty = self.telling.certainty
-        return points.copy() if certainty is None else certainty.of(points)
+        return points.copy() if certainty is None else certainty.of(points, boxes)
 
     def _live(self, person: int, moments: Sequence[Moment]) -> _Life:
         """The person's life with these frames added; numbers are given in the order in which people are told."""

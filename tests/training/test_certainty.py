@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from service.networks import create
-from service.pipelines.certainty import KINDS, Certainty
+from service.pipelines.certainty import FIGURES, KINDS, Certainty, figures
 from service.store.manifest import Manifest, WeightsFile
 from service.store.store import CARD, Store
 from tests.pipelines.fake import FakeEngine, figure
-from training.certainty import HEADING, Answers, answers, error, fit, nearness, people_of, scored, write
+from training.certainty import HEADING, Answers, answers, error, fit, nearness, people_of, write
 from training.metrics.keypoints import SIGMAS
 from training.start import weights_of
 
@@ -21,21 +21,25 @@ from training.start import weights_of
 def made(count: int) -> tuple[Answers, Certainty]:
     """Answers that are near by a known chance."""
     rng = np.random.default_rng(0)
-    truth = Certainty(np.column_stack([np.linspace(0.8, 1.6, len(KINDS)), np.linspace(-2, 1.5, len(KINDS))]))
-    peaks = rng.uniform(0.02, 0.98, (count, 17))
-    return Answers(peaks, (rng.random((count, 17)) < scored(truth, peaks)).astype(np.float64)), truth
+    kinds = len(KINDS)
+    slopes, poses, sides = np.linspace(0.8, 1.6, kinds), np.linspace(0.5, -0.2, kinds), np.linspace(-0.3, 0.4, kinds)
+    truth = Certainty(np.column_stack([slopes, poses, sides, np.full(kinds, -0.5), np.linspace(-2, 1.5, kinds)]))
+    points = rng.uniform(0.02, 0.98, (count, 17, 3))
+    known = figures(points, np.exp(rng.uniform(3, 6, (count, 4))))
+    near = rng.random((count, 17)) < truth.scores(known)
+    return Answers(points[..., 2], known, near.astype(np.float64)), truth
 
 
 def test_the_fit_finds_the_chance_that_joints_were_near_by() -> None:
     given, truth = made(4000)
     found = fit(given)
-    np.testing.assert_allclose(scored(found, given.peaks), scored(truth, given.peaks), atol=0.05)
+    assert np.abs(found.scores(given.known) - truth.scores(given.known)).mean() < 0.015
     np.testing.assert_array_equal(fit(given).weights, found.weights)
 
 
 def test_scores_that_are_shares_have_no_error_and_peaks_that_mean_something_else_do() -> None:
     given, _ = made(4000)
-    assert error(scored(fit(given), given.peaks), given.near) < 0.04 < 0.1 < error(given.peaks, given.near)
+    assert error(fit(given).scores(given.known), given.near) < 0.04 < 0.1 < error(given.peaks, given.near)
 
 
 def test_near_is_cocos_similarity_joint_by_joint_and_0_where_nobody_labelled() -> None:
@@ -54,7 +58,7 @@ def test_everybody_with_a_labelled_joint_is_asked_for_and_crowds_are_not(photos:
     assert asked == [("hand/1.png", [1, 2]), ("hand/2.png", [3])]
     detector = FakeEngine("pose", lambda row: figure(row.box))
     given = answers(photos, people_of(coco), detector)
-    assert given.peaks.shape == given.near.shape == (3, 17)
+    assert given.peaks.shape == given.near.shape == (3, 17) and given.known.shape == (3, 17, len(FIGURES))
     assert (given.near > 0).all() and (given.near < 1).all()
     with pytest.raises(ValueError, match="nobody"):
         answers(photos, iter(()), detector)

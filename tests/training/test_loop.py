@@ -129,6 +129,15 @@ def test_modules_with_a_rate_of_their_own_get_it_and_no_decay(tmp_path: Path) ->
     assert rates["0.bias"] == pytest.approx((1e-2, 0))
 
 
+def test_modules_whose_factor_is_0_stay_as_they_are(tmp_path: Path) -> None:
+    recipe = LoopRecipe(rate=1e-2, warmup_steps=0, module_rates=(("3.", 0.0),))
+    run = Run(tmp_path, network(), recipe, CPU)
+    before = {name: parameter.clone() for name, parameter in run.module.named_parameters()}
+    fit(run, 3)
+    same = {name for name, parameter in run.module.named_parameters() if torch.equal(parameter, before[name])}
+    assert same == {name for name in before if name.startswith("3.")} != set()
+
+
 def test_no_hours_only_validate_and_the_log_has_the_figures(tmp_path: Path) -> None:
     run = Run(tmp_path, network(), RECIPE, CPU)
     assert run.fit(draw, loss, no_figures, hours=0) == {"ap": 0.5}

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import av
 import cv2
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from service.api.schemas import CLIP_FORMATS
@@ -28,6 +30,9 @@ WEB = Path(__file__).parents[2] / "service" / "web"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 SOFTWARE_GL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+# Some of playwright's calls wait for the browser without end, and an alarm that is raised in its loop is lost there.
+MOST_S = 100.0
+pytestmark = pytest.mark.timeout(240, method="thread")
 FALSE_WEBCAM = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
 
@@ -93,15 +98,31 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
+def _end_browser() -> None:
+    """Whatever waits for it fails at once, and says where."""
+    for process in psutil.Process().children(recursive=True):
+        if "chrom" in process.name():
+            process.kill()
+
+
 @pytest.fixture
 def page(browser: Browser, served: tuple[FakeService, str]) -> Iterator[Page]:
-    """The page in a browser without a window; what it complains of fails the test."""
+    """The page in a browser without a window; what it complains of fails the test, and so does a browser that hangs."""
+    alarm = threading.Timer(MOST_S, _end_browser)
+    alarm.start()
+    try:
+        yield from _opened(browser, served[1])
+    finally:
+        alarm.cancel()
+
+
+def _opened(browser: Browser, url: str) -> Iterator[Page]:
     complaints: list[str] = []
     with browser.new_context(viewport={"width": 1300, "height": 850}) as context:
         opened = context.new_page()
         opened.on("pageerror", lambda error: complaints.append(str(error)))
         opened.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-        opened.goto(served[1])
+        opened.goto(url)
         opened.wait_for_selector("#service:has-text('version')")
         yield opened
     # A refusal is told in words on the page; the browser logs it as well.
