@@ -84,7 +84,7 @@ def served() -> Iterator[tuple[FakeService, str]]:
 @pytest.fixture
 def service(served: tuple[FakeService, str]) -> Iterator[FakeService]:
     yield served[0]
-    served[0].work.error = None
+    served[0].work.error = served[0].work.gate = None
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +279,27 @@ def test_a_clip_that_breaks_is_shown_up_to_there(page: Page, service: FakeServic
     assert "What came before is shown: 1 frame, one person" in _message(page)
     assert "bad" in (page.get_attribute("#message", "class") or "")
     assert page.locator("#exports button").all_inner_texts() == ["json", "copy as curl"]
+
+
+def test_a_clip_can_be_stopped_and_what_came_is_kept(page: Page, service: FakeService, tmp_path: Path) -> None:
+    service.work.gate = threading.Event()
+    before = service.work.cancelled
+    page.set_input_files("#file", _clip(tmp_path))
+    page.wait_for_selector("#message:has-text('1 of 20 frames')")
+    page.click("#stop")
+    assert _message(page).startswith("Stopped. What came before is shown: 1 frame, one person.")
+    assert not page.is_visible("#stop")
+    assert page.locator("#exports button").all_inner_texts() == ["json", "copy as curl"]
+    page.wait_for_function("() => document.getElementById('clock').textContent === '0.00 s'")
+    for _ in range(100):  # the service learns of it and stops, too
+        if service.work.cancelled > before:
+            break
+        page.wait_for_timeout(50)
+    assert service.work.cancelled == before + 1
+    service.work.gate = None
+    page.set_input_files("#file", _clip(tmp_path))
+    page.wait_for_selector("#message:has-text('20 frames, one person')")
+    assert not page.is_visible("#stop")
 
 
 def test_what_only_the_whole_clip_tells_is_shown(page: Page, tmp_path: Path) -> None:

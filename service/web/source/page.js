@@ -121,7 +121,7 @@ function begin(source) {
   overlay.clear();
   space.show([], null);
   exports.hide();
-  part("time").hidden = true;
+  part("time").hidden = part("stop").hidden = true;
   for (const id of ["stages", "scale", "people"]) part(id).textContent = "";
   return running.signal;
 }
@@ -134,6 +134,7 @@ async function open(chosen) {
     await (isClip(chosen) ? openClip(chosen, signal) : openPhoto(chosen, signal));
   } catch (error) {
     if (signal.aborted) return;
+    part("stop").hidden = true;
     part("key-field").hidden &&= error.status !== 401;
     say(error.message, true);
   }
@@ -163,7 +164,10 @@ async function openClip(chosen, signal) {
   const began = performance.now();
   say("Sending the clip…");
   let [total, problem, anybody] = [null, null, false];
-  await sendClip(chosen, options(), signal, (line) => {
+  const stopped = new AbortController();
+  part("stop").onclick = () => stopped.abort();
+  part("stop").hidden = false;
+  await sendClip(chosen, options(), AbortSignal.any([signal, stopped.signal]), (line) => {
     if (line.type === "start") {
       recording = new Recording("clip", ...line.size);
       [camera, total] = [line.camera, line.frames];
@@ -187,10 +191,14 @@ async function openClip(chosen, signal) {
     } else if (line.type === "error") {
       ({ problem } = line);
     }
+  }).catch((error) => {
+    if (!stopped.signal.aborted) throw error;
+    problem = { detail: "Stopped." };
   });
   const seconds = (performance.now() - began) / 1000;
   await player.ready;
   if (signal.aborted) return;
+  part("stop").hidden = true;
   problem ??= recording?.end ? null : { detail: "The answer was cut off." };
   const count = recording?.frames.length ?? 0;
   if (!count) throw new Error(problem?.detail ?? "The clip has no frames.");
