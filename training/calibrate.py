@@ -30,7 +30,9 @@ from .data.photos import LabelledPerson, LabelledPhoto, PhotoSetRecipe, read_pho
 
 Floats = NDArray[np.float64]
 
-LEAST_SCORE = 0.1  # of the finder: what a caller gets to see who asks for people of a chance from 0.25 on
+# Of the finder. Thousands of boxes that are hardly anybody bend the line away from where it decides: fitted from 0.1
+# on, people are ranked worse (docs/training.md).
+LEAST_SCORE = 0.25
 MOST_CANDIDATES = 30  # of a photo, as many as a photo has with the default `max_people`
 SAME_PERSON = 0.5  # overlap with a label from which a box is right
 IN_IGNORED = 0.5  # part of a box inside one that is ignored (a crowd) from which it says nothing

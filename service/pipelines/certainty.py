@@ -1,10 +1,10 @@
 """How near a joint's place is likely to be to where a person would have put it, from what the detector's peaks say.
 
-The height of a peak is no chance: an ear's says too much, a hip's too little, and any joint's less in a pose that is
-unsure as a whole, of somebody small, or in a box of odd shape, where somebody is cut or covered. A logistic model for
-each kind of joint, whose weights a detector's manifest holds, makes the `score` that is answered; `python -m training
-certainty` fits them. Inside, the pipelines and the lifter go by the peaks. Pure; poses are COCO-17, boxes x, y, width,
-height.
+The height of a peak is no chance: an ear's says too much, a hip's too little, and any joint's too much in a pose that
+is unsure as a whole, of somebody small, or in a box as wide as high, where somebody is cut or covered. A logistic
+model for each kind of joint, whose weights a detector's manifest holds, makes the `score` that is answered; `python
+-m training certainty` fits them. Inside, the pipelines and the lifter go by the peaks. Pure; poses are COCO-17, boxes
+x, y, width, height.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 MOST_LEAN_DEG = 45.0  # of a trunk that still stands; COCO's people lean less but for one in thirty
 UNSURE = 0.3  # mean score of the joints of somebody who may stand on their head though the pose says upright
 # Times the first mean score, of those that are answered: as sure as another pose must be.
-SURER, MUCH_SURER = 1.1, 2.0  # than one of a leaning trunk; than an upright one, which it contradicts
+SURER, MUCH_SURER = 1.2, 1.6  # than one of a leaning trunk; than an upright one, which it contradicts
 
 _SHOULDERS, _HIPS = [5, 6], [11, 12]
 

@@ -20,7 +20,9 @@ from .conftest import evenly
 from .fake import FRAMES, RED, Array, Fakes, call, draw, running, street
 from .test_story import facing, run, telling
 
-TABLE: dict[str, Any] = {kind: [1.0 + n / 10, 0.3 - n / 20, n / 30, -0.4, (n - 4) / 2] for n, kind in enumerate(KINDS)}
+TABLE: dict[str, Any] = {
+    kind: [1.0 + n / 10, 0.3 - n / 20, n / 20, n / 30, (n - 4) / 2] for n, kind in enumerate(KINDS)
+}
 BOX = np.array([20, 30, 90, 250], np.float32)
 
 
@@ -76,9 +78,20 @@ def test_a_joint_is_less_certain_in_a_pose_that_is_unsure_as_a_whole() -> None:
     assert certainty.of(unsure, BOX)[0, 2] < certainty.of(sure, BOX)[0, 2]
 
 
-def test_wide_and_high_boxes_of_one_ratio_and_one_area_are_the_same() -> None:
-    certainty, pose = read(TABLE), peaks(0.7)[0]
-    np.testing.assert_allclose(certainty.of(pose, BOX), certainty.of(pose, BOX[[0, 1, 3, 2]]), rtol=1e-6)
+def test_a_box_counts_by_its_shape_whichever_side_is_the_longer() -> None:
+    certainty, pose, square = read(TABLE), peaks(0.7)[0], np.array([20, 30, 150, 150], np.float32)
+    expected = certainty.of(pose, BOX)
+    np.testing.assert_allclose(certainty.of(pose, BOX[[0, 1, 3, 2]]), expected, rtol=1e-6)
+    (hip, nose) = 11, 0
+    assert certainty.of(pose, square)[hip, 2] < expected[hip, 2]  # of the same area
+    assert certainty.of(pose, square)[nose, 2] == expected[nose, 2]  # whose weight is 0
+
+
+def test_a_box_counts_by_its_size() -> None:
+    certainty, pose, small = read(TABLE), peaks(0.7)[0], BOX * np.array([1, 1, 0.3, 0.3], np.float32)
+    (hip, nose) = 11, 0
+    assert certainty.of(pose, small)[hip, 2] < certainty.of(pose, BOX)[hip, 2]
+    assert certainty.of(pose, small)[nose, 2] == certainty.of(pose, BOX)[nose, 2]
 
 
 def test_joints_that_are_not_known_change_nothing_for_the_others() -> None:
