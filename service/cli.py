@@ -14,19 +14,18 @@ import logging
 import re
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, NoReturn
-
-import orjson
 
 from service import doctor, logs, settings
 from service.api import clip_files, lifecycle, lift_files
 from service.api import clips as clip_lines
 from service.api import images as photo_answers
 from service.api import lift as sequence_answers
+from service.api.schemas import ClipFields, FileFields, Options, checked
 from service.assembly import Service, build
 from service.errors import Failed, OutOfRange, Refused, ServiceError, SettingWrong
 from service.formats import FORMATS, Recording, read_keypoints, write
@@ -36,7 +35,7 @@ from service.importing.recognise import POSE_PRESETS, SIZES, public_files
 from service.media import pictures, videos
 from service.media.drawing import encode, side_by_side
 from service.pipelines.call import Call, Class
-from service.pipelines.clip import ClipOptions
+from service.pipelines.clip import ClipFrame, ClipOptions
 from service.pipelines.photo import PhotoOptions
 from service.store.store import Entry, Store, embedded_store
 
@@ -159,6 +158,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def predict(arguments: argparse.Namespace) -> int:
+    _check(ClipFields, {"every": arguments.every, "stature": arguments.stature})
     files = _files(arguments.paths, arguments.output)
     if not files:
         raise SettingWrong("there is no photo or clip under the given paths", field="PATH")
@@ -221,18 +221,24 @@ async def _predict_clip(
         closing(clip_files.ClipSpool(service.settings.max_spool_mb)) as spool,
         contextlib.ExitStack() as opened,
     ):
-        lines = None
+        lines, last_frame = None, None
         if "json" in formats:
             lines = opened.enter_context(result.with_name(f"{result.name}.ndjson").open("wb"))
-        async with aclosing(service.clip.run(clip, options, call)) as items:
-            async for item in items:
-                if lines:
-                    line = clip_lines.line_of(item, file.name)
-                    lines.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
-                if others:
-                    spool.add(item)
-                    if spool.full:
-                        spool.flush()
+        try:
+            async with aclosing(service.clip.run(clip, options, call)) as items:
+                async for item in items:
+                    if lines:
+                        lines.write(clip_lines.json_line(clip_lines.line_of(item, file.name)))
+                    if isinstance(item, ClipFrame):
+                        last_frame = item.index
+                    if others:
+                        spool.add(item)
+                        if spool.full:
+                            spool.flush()
+        except ServiceError as error:
+            if lines:
+                lines.write(clip_lines.json_line(clip_lines.error_line(error, file.name, last_frame)))
+            raise
         for name in others:
             _progress(f"{file.name}: {name}")
             with _named_at_the_end(result) as (made, names):
@@ -266,7 +272,13 @@ def _stem(result: Path, name: str) -> str:
     return f"{result.name}.{name}" if form and (form.suffix, form.holds) == (".json", "all") else result.name
 
 
+def _check(model: type[Options], given: Mapping[str, object]) -> None:
+    """Raises OutOfRange, as every door does, for an option out of its range."""
+    checked(model, {name: value for name, value in given.items() if value is not None})
+
+
 def lift(arguments: argparse.Namespace) -> int:
+    _check(FileFields, {"image_size": arguments.image_size, "fps": arguments.fps, "stature": arguments.stature})
     path: Path = arguments.file
     body, table = None, path.suffix.lower() in (".csv", ".npz")
     if str(path) == "-" or (path.is_file() and not table):

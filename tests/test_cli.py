@@ -110,6 +110,35 @@ def test_predict_writes_people_and_a_picture_and_names_what_failed(tmp_path: Pat
     assert {path.name for path in (results / "deeper").glob("*.json")} == {"same.png.json", "same.bmp.json"}
 
 
+@pytest.mark.parametrize(
+    "option, value, rule",
+    [
+        ("every", "0", "1 to 1000"),
+        ("every", "-2", "1 to 1000"),
+        ("stature", "9", "0.3 to 3"),
+        ("stature", "nan", "0.3"),
+    ],
+)
+def test_predict_refuses_what_the_doors_refuse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, rule: str
+) -> None:
+    assert run("predict", str(tmp_path), f"--{option}", value) == 2
+    told = capsys.readouterr().err
+    assert f"`{option}`" in told and rule in told and "got" in told
+
+
+@pytest.mark.parametrize(
+    "option, value, rule",
+    [("image-size", ["0", "-5"], "equal to 1"), ("fps", ["0"], "1 to 240"), ("stature", ["-1"], "0.3 to 3")],
+)
+def test_lift_refuses_what_the_doors_refuse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: list[str], rule: str
+) -> None:
+    assert run("lift", str(tmp_path / "keypoints.csv"), f"--{option}", *value) == 2
+    told = capsys.readouterr().err
+    assert f"`{option.replace('-', '_')}" in told and rule in told
+
+
 def test_lift_answers_every_frame_of_a_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     keypoints = rng.uniform(100, 300, (40, 17, 2)).round(1).tolist()
@@ -135,6 +164,21 @@ def test_predict_takes_a_gif_of_several_frames_as_a_clip_and_one_of_one_as_a_pho
     lines = [json.loads(line) for line in (tmp_path / "moving.ndjson").read_text().splitlines()]
     assert [line["index"] for line in lines if line["type"] == "frame"] == [0, 1, 2]
     assert json.loads((tmp_path / "still.json").read_text())["people"] == []
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_last_line_of_a_clip_that_breaks_is_its_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (20, 60, 80, 3), dtype=np.uint8)
+    frames = [Image.fromarray(each) for each in noise]
+    frames[0].save(tmp_path / "whole.gif", save_all=True, append_images=frames[1:], duration=100)
+    whole = (tmp_path / "whole.gif").read_bytes()
+    (tmp_path / "cut.gif").write_bytes(whole[: len(whole) // 2])
+    assert run("predict", str(tmp_path / "cut.gif")) == 1
+    lines = [json.loads(line) for line in (tmp_path / "cut.ndjson").read_text().splitlines()]
+    told = [line["index"] for line in lines if line["type"] == "frame"]
+    assert lines[0]["type"] == "start" and 0 < len(told) < 20
+    assert (lines[-1]["type"], lines[-1]["last_frame"]) == ("error", told[-1])
+    assert lines[-1]["problem"]["detail"] in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("in_this_process")

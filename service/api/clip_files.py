@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from service.errors import OutOfRange, TooLarge
 from service.formats import FORMATS, RecordedPerson, Recording, write
+from service.formats.recording import usual_rate
 from service.geometry.cameras import Camera
 from service.media.drawing import side_by_side
 from service.media.films import Film
@@ -155,7 +156,7 @@ class ClipSpool:
             times,
             np.array(self._indices, np.int64),
             (start.width, start.height),
-            start.rate / every,
+            usual_rate(times, start.rate / every),
             tuple(people),
             start.camera,
             world,
@@ -253,7 +254,7 @@ def check_file_options(options: ClipOptions, name: str | None, person: int | Non
     """Raises OutOfRange for a format made of 3D without 3D, and for a person without a format."""
     if name is None and person is not None:
         raise OutOfRange("`person` chooses whose file is made, and needs a `format`", field="person", limit=None)
-    if name in FORMATS and FORMATS[name].needs_3d and not options.photo.lift:
+    if name in FORMATS and FORMATS[name].of_3d and not options.photo.lift:
         raise OutOfRange(f"`format` {name} is made of 3D joints; `lift` must be true", field="lift", limit=True)
 
 

@@ -88,9 +88,7 @@ class _ClipAnswer(Response):
                 # Of a file that has begun nothing can be said any more but that it ends here.
                 if not self._begun or fields.format is not None or isinstance(error, CallerLeft):
                     raise
-                problem = problem_document(error, self._request_id)
-                last = {"type": "error", "problem": problem, "last_frame": self._last_frame}
-                await self._send(_json_line(last), send)
+                await self._send(json_line(error_line(error, self._request_id, self._last_frame)), send)
             finally:
                 await asyncio.shield(asyncio.to_thread(clip.close))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -201,11 +199,16 @@ def clip_limits(settings: Settings) -> ClipLimits:
 
 
 def _encoded(items: Sequence[Item], request_id: str) -> bytes:
-    return b"".join(_json_line(line_of(item, request_id)) for item in items)
+    return b"".join(json_line(line_of(item, request_id)) for item in items)
 
 
-def _json_line(line: dict[str, Any]) -> bytes:
+def json_line(line: dict[str, Any]) -> bytes:
     return orjson.dumps(line, default=str, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+
+
+def error_line(error: Exception, request_id: str, last_frame: int | None) -> dict[str, Any]:
+    """The last line of a clip that did not come to its end."""
+    return {"type": "error", "problem": problem_document(error, request_id), "last_frame": last_frame}
 
 
 def line_of(item: Item, request_id: str) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -22,7 +22,7 @@ from service import errors
 from service.errors import OutOfRange, TooLarge, UnknownKind, Unreadable
 from service.geometry.skeletons import skeleton_named
 from service.people import Array
-from service.pipelines.call import Class
+from service.pipelines.call import Class, check_models
 from service.pipelines.lift import FASTEST, SLOWEST, Lifted, LiftOptions
 from service.pipelines.photo import joint_states
 
@@ -31,7 +31,17 @@ from .images import metre_values
 from .long_bodies import BLOCK_FRAMES, dumps_blocks, loads_json, loads_msgpack
 from .points import read_points
 from .problems import openapi_responses
-from .schemas import FARTHEST_PX, LiftFields, camera_options, checked, model_names, openapi_schema
+from .schemas import (
+    FARTHEST_PX,
+    LiftFields,
+    camera_options,
+    checked,
+    given_twice,
+    model_names,
+    openapi_schema,
+    query_values,
+    shown,
+)
 from .uploads import MEGABYTE, read_body
 
 if TYPE_CHECKING:
@@ -52,14 +62,17 @@ async def lift_sequences(request: Request) -> Response:
     service: Service = request.app.state.service
     settings = service.settings
     call = begin_call(request, Class.PHOTO)
+    query = request.query_params.multi_items() if request.scope["query_string"] else ()
     body = await read_body(request, MAX_BODY_BYTES, "body", wait_until=call.deadline)
     service.lift.knock(call)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    read = functools.partial(read_sequences, body, kind, settings.max_frames, settings.max_people)
+    read = functools.partial(read_sequences, body, kind, settings.max_frames, settings.max_people, query)
     if len(body) <= _PARSED_AT_ONCE:
         asked = read()
     else:
         asked = await service.in_decode_pool(read)
+    if asked.others:
+        check_models(asked.others, service.photo.models)
     work = service.lift.lift_people(asked.people, asked.options, call)
     lifted = await request.app.state.doors.see_through(request, call.deadline, work)
     if sum(map(len, asked.people)) <= _ANSWERED_AT_ONCE:
@@ -76,20 +89,28 @@ class Sequences:
     people: (frames, joints, 3) points each, pixels and score; unknown joints are NaN.
     one: a single person came, as `keypoints`.
     states: each person's and frame's joint states are wanted, too.
+    others: models that are named and lift nothing, by role.
     """
 
     people: list[Array]
     options: LiftOptions
     one: bool
     states: bool
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_sequences(body: bytes, kind: str, max_frames: int, max_people: int) -> Sequences:
-    """A body's people and options.
+def read_sequences(
+    body: bytes, kind: str, max_frames: int, max_people: int, query: Iterable[tuple[str, str]] = ()
+) -> Sequences:
+    """A body's people and options, of which the query may have some.
 
     Raises Unreadable, UnknownKind, TooLarge or OutOfRange; each names its field.
     """
     values = _parse(body, kind)
+    for name, value in query_values(LiftFields, query):
+        if name in values:
+            raise given_twice(name)
+        values[name] = value
     given = {name: values.pop(name) for name in ("keypoints", "people", "times") if values.get(name) is not None}
     for name in ("keypoints", "people", "times"):
         values.pop(name, None)
@@ -130,7 +151,8 @@ def read_sequences(body: bytes, kind: str, max_frames: int, max_people: int) -> 
         camera=camera_options(fields.camera),
         models=model_names(fields.models),
     )
-    return Sequences(people, options, one, fields.states)
+    others = {role: name for role, name in options.models.items() if role != "lift"}
+    return Sequences(people, options, one, fields.states, others)
 
 
 def _parse(body: bytes, kind: str) -> dict[str, Any]:
@@ -175,12 +197,14 @@ def _read_times(value: object, people: list[Array]) -> NDArray[np.float64]:
     if len(frames) > 1:
         raise OutOfRange("with `times` all `people` must have the same number of frames", field="people", limit=count)
     if not isinstance(value, list) or len(value) != count or not {type(time) for time in value} <= {int, float}:
-        message = f"`times` must be one number of seconds for each of the {count} frames"
+        came = f"{len(value)} of them" if isinstance(value, list) and len(value) != count else shown(value)
+        message = f"`times` must be one number of seconds for each of the {count} frames; got {came}"
         raise OutOfRange(message, field="times", limit=count)
     times = np.array([min(max(time, -_FAR_S), _FAR_S) for time in value], np.float64)
     # Under a microsecond apart, frames have no time of their own.
     if not np.isfinite(times).all() or (np.diff(times) < 1e-6).any() or np.abs(times).max() >= _FAR_S:
-        raise OutOfRange("`times` must be finite and rise from frame to frame", field="times", limit="rising")
+        message = f"`times` must be seconds under {_FAR_S:g} that rise by a microsecond or more from frame to frame"
+        raise OutOfRange(f"{message}; got {shown(value)}", field="times", limit="rising")
     return times
 
 

@@ -23,6 +23,7 @@ from service.pipelines.call import Call, Class
 
 from .access import KEY_PROTOCOL, Doors, begin_call
 from .problems import problem_document
+from .schemas import shown
 
 if TYPE_CHECKING:
     from service.assembly import Service
@@ -34,6 +35,7 @@ OUTBOX_POSES = 8  # for a reader that pauses; one that is slow for good must see
 SEND_STALL_S = 10.0  # a reader that takes nothing for so long is gone
 GOODBYE_S = 2.0
 FRAME_DEADLINE_S = 5.0  # an older pose is worth nothing
+FARTHEST_S = 1e12  # of a frame's time from 0
 PAUSE_S = 2.0  # of stream time: after it, people are followed anew rather than across the gap
 
 DONE, GOING_AWAY, NOT_PARSED, RULES_BROKEN, TOO_BIG, OUR_FAULT, DRAINING, FULL = (
@@ -103,6 +105,13 @@ async def serve_stream(socket: WebSocket, stream_of: Callable[..., Stream], prot
         await stream.run(call)
     finally:
         service.close_stream()
+
+
+def _encoded(message: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(message, default=str, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:  # half a character or a number of more than 64 bits of the caller's, told back to it
+        return json.dumps(message, ensure_ascii=False, default=str).encode("utf-8", "replace")
 
 
 def _json(text: str) -> Any:
@@ -277,12 +286,13 @@ class Stream(ABC):
         seq, time = values.get("seq"), values.get("time")
         least = 0 if self._last_seq is None else self._last_seq + 1
         if not isinstance(seq, int) or isinstance(seq, bool) or not least <= seq < 2**53:
-            message = f"`seq` must be a whole number from {least} on, rising from frame to frame; got {str(seq)[:40]}"
+            message = f"`seq` must be a whole number from {least} on, rising from frame to frame; got {shown(seq)}"
             raise OutOfRange(message, field="seq", limit=least)
         if time is None:
             time = seq / self.fps
-        elif isinstance(time, bool) or not isinstance(time, int | float) or not abs(time) <= 1e12:
-            raise OutOfRange(f"`time` must be finite seconds; got {str(time)[:40]}", field="time", limit="finite")
+        elif isinstance(time, bool) or not isinstance(time, int | float) or not abs(time) <= FARTHEST_S:
+            message = f"`time` must be seconds from {-FARTHEST_S:g} to {FARTHEST_S:g}; got {str(time)[:40]}"
+            raise OutOfRange(message, field="time", limit=[-FARTHEST_S, FARTHEST_S])
         return Frame(seq, float(time), self.content_of(values), now)
 
     # ---- Computing
@@ -381,7 +391,7 @@ class Stream(ABC):
     async def _write(self, message: dict[str, Any]) -> None:
         if message["type"] in ("pose", "ended"):
             message = message | {"dropped": self._dropped}
-        body = orjson.dumps(message, default=str, option=orjson.OPT_SERIALIZE_NUMPY)
+        body = _encoded(message)
         if self._binary:
             await self._socket.send_bytes(msgpack.packb(orjson.loads(body)))
         else:

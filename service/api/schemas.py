@@ -6,7 +6,7 @@ words that follow "must be" in a refusal; so document and message say the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -140,6 +140,16 @@ class LiftFields(CommonOptions, SequenceFields):
     frames: Literal["all", "centre"] = Field("all", description='"all" or "centre": which frames are answered')
 
 
+class FileFields(Options):
+    """What the command line's `lift` says of a file of keypoints."""
+
+    image_size: list[Annotated[int, Field(ge=1, le=FARTHEST_PX)]] | None = Field(
+        None, min_length=2, max_length=2, description="W and H in whole pixels, each 1 or more"
+    )
+    fps: float | None = Field(None, ge=1, le=240, description="frames a second from 1 to 240")
+    stature: float | None = Field(None, ge=0.3, le=3.0, description="metres from 0.3 to 3: standing height")
+
+
 class LiveFields(SequenceFields):
     """The `start` message of WS /v1/live/keypoints."""
 
@@ -183,12 +193,22 @@ def options_from_query(model: type[M], query: Iterable[tuple[str, str]], part: b
     values: dict[str, Any] = {}
     if part.strip():
         values = json_object(part, "options")
-    for name, text in query:
+    for name, value in query_values(model, query):
         if name in values:
-            raise OutOfRange(f"`{name[:_SHOWN]}` is given twice", field=name[:_SHOWN], limit=1)
-        field = model.model_fields.get(name)
-        values[name] = text if field is None else _from_text(text, field)
+            raise given_twice(name)
+        values[name] = value
     return checked(model, values)
+
+
+def query_values(model: type[Options], query: Iterable[tuple[str, str]]) -> Iterator[tuple[str, object]]:
+    """The query's names and values, read as the options that they name want them."""
+    for name, text in query:
+        field = model.model_fields.get(name)
+        yield name, text if field is None else _from_text(text, field)
+
+
+def given_twice(name: str) -> OutOfRange:
+    return OutOfRange(f"`{name[:_SHOWN]}` is given twice", field=name[:_SHOWN], limit=1)
 
 
 def _from_text(text: str, field: FieldInfo) -> object:

@@ -41,7 +41,8 @@ class Format:
     """One format that recordings are written in.
 
     suffix and media_type: of one file. holds: "all" people and frames, "person": one person a file, "frame": one frame.
-    files: all files of a recording, named after `stem`. needs_3d: people who were never lifted have no file.
+    files: all files of a recording, named after `stem`. of_3d: it holds 3D joints and nothing else. needs_3d: people
+    who were never lifted have no file.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Format:
     media_type: str
     holds: str
     files: Callable[[Recording, str], Iterator[File]]
+    of_3d: bool = False
     needs_3d: bool = False
 
 
@@ -70,6 +72,12 @@ def _each(
     return files
 
 
+def _each_alone(
+    suffix: str, chunks: Callable[[Recording, RecordedPerson], Iterable[bytes]]
+) -> Callable[[Recording, str], Iterator[File]]:
+    return _each(suffix, lambda recording, person, _: chunks(recording, person))
+
+
 def _npz_chunks(recording: Recording) -> Iterator[bytes]:
     file = BytesIO()
     table.write_npz(recording, file)
@@ -89,9 +97,9 @@ FORMATS: dict[str, Format] = {
         Format("coco", ".json", "application/json", "all", _whole(".json", coco.chunks)),
         Format("alphapose", ".json", "application/json", "all", _whole(".json", alphapose.chunks)),
         Format("openpose", ".json", "application/json", "frame", _openpose_files),
-        Format("trc", ".trc", "text/plain", "person", _each(".trc", trc.chunks)),
-        Format("c3d", ".c3d", "application/octet-stream", "person", _each(".c3d", lambda r, p, _: c3d.chunks(r, p))),
-        Format("bvh", ".bvh", "text/plain", "person", _each(".bvh", lambda r, p, _: bvh.chunks(r, p)), needs_3d=True),
+        Format("trc", ".trc", "text/plain", "person", _each(".trc", trc.chunks), of_3d=True),
+        Format("c3d", ".c3d", "application/octet-stream", "person", _each_alone(".c3d", c3d.chunks), of_3d=True),
+        Format("bvh", ".bvh", "text/plain", "person", _each_alone(".bvh", bvh.chunks), of_3d=True, needs_3d=True),
     )
 }
 

@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 # Without a world the camera's axes are turned half round x: x right, y up, z towards the camera.
 UPRIGHT = np.diag([1.0, -1.0, -1.0])
 SAME_FRAME = 0.05  # of a frame's time: a grid moment this near a frame is that frame, whatever clocks round
+SAME_RATE = 0.02  # of a rate, by which the usual step and the mean may differ; times come rounded
+MOST_GRID = 200_000  # frames
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,18 @@ class Recording:
         if not np.isfinite(positions).all(axis=-1).any():
             return joints
         return joints + positions[:, None]
+
+
+def usual_rate(times: Floats, told: float) -> float:
+    """Frames a second by the usual step of times (frames,).
+
+    told: the clip's own, a mean over its pauses: it stays where it agrees, and where the grid would be too long.
+    """
+    if len(times) < 3:
+        return told
+    usual = 1 / float(np.median(np.diff(times)))
+    near = abs(usual - told) <= SAME_RATE * told
+    return told if near or (times[-1] - times[0]) * usual > MOST_GRID else usual
 
 
 def grid_times(times: Floats, rate: float) -> Floats:

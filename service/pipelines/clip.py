@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.errors import OutOfRange
 from service.geometry.cameras import Camera
 from service.media.videos import Clip, Frame
 from service.people import Scale, Track, World
@@ -138,12 +139,17 @@ class ClipPipeline:
                     yield [ClipProgress(story.frames, last_s)]
         finally:
             await watch.close()
+        if not (story.frames or watch.broken) and (options.start or options.end is not None):
+            raise _no_frame(clip, options)
         story.finish()
         while story.ready:
             yield await self._lines(story, options, call)
         if watch.broken:  # what came before the break is whole, and was answered first
             raise watch.broken
-        world, reason = await self._pool(story.world)
+        if options.photo.lift:
+            world, reason = await self._pool(story.world)
+        else:
+            world, reason = None, "there is no 3D: `lift` is false"
         yield [ClipEnd(story.frames, last_s, story.tracks(), story.merged(), world, reason, dict(call.spent_ms))]
 
     async def _lines(self, story: Story, options: ClipOptions, call: Call) -> list[Item]:
@@ -173,6 +179,13 @@ class ClipPipeline:
             inferred=options.inferred,
             certainty=self.photo.certainty,
         )
+
+
+def _no_frame(clip: Clip, options: ClipOptions) -> OutOfRange:
+    whole = "" if clip.duration is None else f", and the clip lasts {clip.duration:.2f} s"
+    end = "on" if options.end is None else f"to `end` {options.end:g} s"
+    message = f"no frame is answered from `start` {options.start:g} s {end}{whole}"
+    return OutOfRange(message, field="start", limit=clip.duration)
 
 
 class _Watch:

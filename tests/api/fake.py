@@ -65,6 +65,8 @@ def person(box: Array) -> Person:
 
 
 class FakePhoto:
+    models: ClassVar = MODELS
+
     def __init__(self, work: Work) -> None:
         self.work = work
         self.options: PhotoOptions | None = None

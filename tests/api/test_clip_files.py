@@ -175,7 +175,8 @@ async def test_a_film_has_the_clips_frames_at_their_times(clip: bytes, tmp_path:
 
 @pytest.mark.parametrize(
     "query, field",
-    [("format=docx", "format"), ("person=1", "person"), ("format=bvh&lift=false", "lift"), ("format=3", "format")],
+    [("format=docx", "format"), ("person=1", "person"), ("format=3", "format")]
+    + [(f"format={name}&lift=false", "lift") for name in ("bvh", "trc", "c3d")],
 )
 async def test_what_cannot_be_is_refused_before_the_clip_is_read(query: str, field: str) -> None:
     async with client_of(two_people()) as client:

@@ -105,6 +105,21 @@ async def test_smoothing_in_blocks_equals_smoothing_at_once() -> None:
     assert np.allclose(smoothed[480:620], part[30:170], atol=1e-3)
 
 
+async def test_the_query_may_have_options_too(client: httpx.AsyncClient, service: FakeService) -> None:
+    answer = await client.post("/v1/lift?stature=1.9&mirrored=true", json=body())
+    assert answer.status_code == 200, answer.text
+    assert service.lift.options is not None
+    assert (service.lift.options.stature, service.lift.options.mirrored) == (1.9, True)
+    for query, sent, says in (
+        ("stature=9", body(), "0.3 to 3"),
+        ("stature=1.9", body(stature=1.8), "twice"),
+        ("height=1", body(), "unknown option"),
+    ):
+        answer = await client.post(f"/v1/lift?{query}", json=sent)
+        assert answer.status_code == 422 and says in answer.json()["detail"], answer.text
+        assert answer.json()["field"] == query.partition("=")[0]
+
+
 NAN = float("nan")
 WRONG: list[tuple[str, Any, int, str, str]] = [
     ("a joint too many", body(joints=18), 422, "keypoints", "17 joints"),
@@ -128,7 +143,9 @@ WRONG: list[tuple[str, Any, int, str, str]] = [
     ("a slow clock", body(fps=0), 422, "fps", "1 to 240"),
     ("times that fall", body(times=[0, 1, 0.5]), 422, "times", "rise"),
     ("times that are text", body(times=["0", 1, 2]), 422, "times", "number of seconds"),
-    ("times too few", body(times=[0, 1]), 422, "times", "3 frames"),
+    ("times too few", body(times=[0, 1]), 422, "times", "3 frames; got 2 of them"),
+    ("times too near", body(times=[0, 1e-9, 1]), 422, "times", "microsecond"),
+    ("a finder that is not loaded", body(models={"person": "nope"}), 404, "models.person", "not loaded"),
     ("times and a rate", body(times=[0, 1, 2], fps=30), 422, "fps", "both"),
     ("a pause of a year", body(times=[0, 1, 3e7]), 413, "times", "spans"),
     ("a list", [1], 400, "body", "object"),

@@ -115,6 +115,7 @@ def test_msgpack_says_the_same_in_binary(here: Served) -> None:
         ({"seq": 4}, "seq"),
         ({"seq": True}, "seq"),
         ({"time": "now"}, "time"),
+        ({"time": 1e13}, "time"),
         ({"colour": 1}, "colour"),
     ],
 )
@@ -189,6 +190,19 @@ def test_a_message_out_of_turn_is_told_and_the_stream_goes_on(
             socket.send(msgpack.packb(message))
         heard = [hear(socket) for _ in range(3 - len(messages))]
         assert heard[-1]["type"] == "pose" and heard[-1]["seq"] == 7
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_what_is_told_back_may_be_half_a_character_or_a_number_beyond_64_bits(here: Served, binary: bool) -> None:
+    with dial(here, **({"subprotocols": ["poselift.v1.msgpack"]} if binary else {})) as socket:
+        wrong: list[dict[str, Any]] = [frame(0) | {"seq": -(2**63)}] if binary else [frame(0) | {"\ud800": 1}]
+        for message in (START, *wrong, frame(1)):
+            socket.send(msgpack.packb(message) if binary else json.dumps(message))
+        if not binary:  # the NaN has it read by Python's parser, which knows no largest number
+            socket.send(json.dumps(frame(2) | {"seq": 10**30, "time": float("nan")}))
+        heard = [hear(socket) for _ in range(3 if binary else 4)]
+        assert sorted(told["type"] for told in heard) == [*["error"] * (1 if binary else 2), "pose", "started"]
+        assert all(told["problem"]["status"] == 422 for told in heard if told["type"] == "error")
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e400"])

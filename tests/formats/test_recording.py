@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.errors import OutOfRange
-from service.formats.recording import World, grid_times, on_grid, whole_clip
+from service.formats.recording import World, grid_times, on_grid, usual_rate, whole_clip
 
 from .fake import NTSC, person, recording, standing, upright, walking, without
 
@@ -20,6 +20,23 @@ def test_a_frame_on_the_grid_is_not_mixed_with_its_neighbours() -> None:
     grid = grid_times(jitter, NTSC)
     assert len(grid) == 50
     np.testing.assert_array_equal(on_grid(values, jitter, grid, NTSC), values)
+
+
+def test_the_usual_step_counts_where_a_pause_makes_the_mean_rate_another() -> None:
+    times = np.concatenate([np.arange(20) / 10, 22 + np.arange(20) / 10])
+    rate = usual_rate(times, 40 / 24)
+    assert rate == pytest.approx(10)
+    values = np.random.default_rng(0).normal(size=(40, 3))
+    grid = grid_times(times, rate)
+    here = np.round((times - times[0]) * rate).astype(int)
+    np.testing.assert_array_equal(on_grid(values, times, grid, rate)[here], values)
+
+
+def test_a_rate_that_agrees_with_the_usual_step_stays_as_it_was_told() -> None:
+    rounded = np.round(np.arange(100) / NTSC, 3)  # thousandths, as Matroska has them
+    assert usual_rate(rounded, NTSC) == NTSC
+    assert usual_rate(np.array([0.0, 0.5]), NTSC) == NTSC
+    assert usual_rate(np.array([0.0, 1e-6, 2e-6, 600.0]), 1.0) == 1.0  # six hundred million frames
 
 
 def test_a_line_stays_a_line_on_the_grid() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.errors import Unknown
+from service.errors import OutOfRange, Unknown
 from service.geometry.alignment import stature
 from service.geometry.skeletons import SKELETONS, mirror_order
 from service.people import Scale
@@ -24,6 +24,13 @@ def test_every_nth_frame_between_start_and_end() -> None:
     assert [frame.index for frame in story.frames] == [n for n in range(25, 51) if n % 3 == 0]
     assert story.end.frames == len(story.frames)
     assert clip.taken == 52
+
+
+@pytest.mark.parametrize("end", [None, 60.0])
+def test_a_part_without_a_frame_is_refused_with_the_clips_length(end: float | None) -> None:
+    story = told(Shown(evenly(10)), ClipOptions(start=50.0, end=end))
+    assert isinstance(story.error, OutOfRange) and story.error.field == "start"
+    assert "from `start` 50 s" in str(story.error) and story.frames == []
 
 
 def test_raw_keypoints_are_those_before_smoothing() -> None:

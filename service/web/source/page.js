@@ -118,6 +118,7 @@ function begin(source) {
   player.clear();
   recording = camera = null;
   [file, shown] = [source, -1];
+  [part("moment").value, part("moment").max, part("clock").textContent] = [0, 0, ""];
   overlay.clear();
   space.show([], null);
   exports.hide();
