@@ -6,6 +6,7 @@ known is null; NaN never leaves here.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -54,14 +55,20 @@ async def estimate_photo(request: Request) -> Response:
 
 
 def wanted_kind(accept: str) -> str:
-    """The first kind in an Accept header that is answered here; JSON where there is none."""
+    """Of the kinds in an Accept header that are answered here the most wanted, of equals the first; JSON if none is."""
+    best, most = "application/json", 0.0
     for one in accept.split(","):
-        kind = one.partition(";")[0].strip().lower()
-        if kind in _DRAWINGS or kind == "application/json":
-            return kind
-        if kind == "image/*":
-            return "image/jpeg"
-    return "application/json"
+        named, *parameters = (part.strip().lower() for part in one.split(";"))
+        kind = "image/jpeg" if named == "image/*" else named
+        if (kind in _DRAWINGS or kind == "application/json") and (quality := _quality(parameters)) > most:
+            best, most = kind, quality
+    return best
+
+
+def _quality(parameters: list[str]) -> float:
+    """0 to 1, RFC 9110 12.4.2; what cannot be read is not wanted."""
+    told = next((part[2:] for part in parameters if part.startswith("q=")), "1")
+    return float(told) if re.fullmatch(r"[01](\.\d{0,3})?", told) else 0.0
 
 
 async def _answer(
@@ -207,7 +214,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
                         }
                     ],
                     "skeletons": SKELETONS_OUT,
-                    "models": {"person": "rtmdet-nano@1", "pose": "lite-hrnet@2", "lift": "lift-27@2"},
+                    "models": {"person": "rtmdet-nano@1", "pose": "lite-hrnet@2", "lift": "lift-27@3"},
                 }
             },
             "image/png": {"schema": {"type": "string", "format": "binary"}},

@@ -9,12 +9,13 @@ from starlette.websockets import WebSocket
 from service.errors import OutOfRange, TooLarge
 from service.geometry.skeletons import skeleton_named
 from service.people import Array
+from service.pipelines.call import check_models
 from service.pipelines.live import LiveOptions, LivePose
 
 from .images import lifted_fields
 from .live_stream import JSON, MSGPACK, RULES_BROKEN, Stream, serve_stream
 from .points import read_points
-from .schemas import LiveFields, camera_options, checked
+from .schemas import LiveFields, camera_options, checked, model_names
 
 __all__ = ["MAX_MESSAGE_BYTES", "RULES_BROKEN", "live_keypoints"]
 
@@ -46,8 +47,10 @@ class KeypointStream(Stream):
             smooth=fields.smooth,
             stature=fields.stature,
             camera=camera_options(fields.camera),
+            mirrored=fields.mirrored,
         )
         live = self.service.live(self._options)
+        check_models(model_names(fields.models), self.service.photo.models | live.lift.models)
         self.live = live
         return live.lift.models
 

@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 from starlette.websockets import WebSocket
 
 from service.errors import OutOfRange
+from service.pipelines.call import check_models
 from service.pipelines.live_frames import LiveFrame, LiveFrames, LiveFramesOptions
 
 from .images import person_fields, picture_limits
 from .live_stream import MSGPACK, Stream, serve_stream
-from .schemas import LiveFrameFields, camera_options, checked
+from .schemas import LiveFrameFields, camera_options, checked, model_names
 
 MAX_FRAME_MESSAGE_BYTES = 4 * 1024 * 1024  # a JPEG of 4K at a camera's quality
 
@@ -47,8 +48,10 @@ class FrameStream(Stream):
             max_people=min(fields.max_people, settings.max_people),
             min_person_score=fields.min_person_score,
             camera=camera_options(fields.camera),
+            mirrored=fields.mirrored,
         )
         self._frames = self.service.live_frames(options, picture_limits(settings.max_image_mpx))
+        check_models(model_names(fields.models), self._frames.models)
         self.live = self._frames
         return self._frames.models
 

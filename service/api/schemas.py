@@ -157,6 +157,10 @@ class LiveFields(SequenceFields):
     smooth: bool = Field(False, description="true or false: smooth over time")
     camera: CameraFields | None = Field(None, description="an object with focal_px or field_of_view: the camera")
     stature: float | None = Field(None, ge=0.3, le=3.0, description="metres from 0.3 to 3: standing height")
+    mirrored: bool = Field(False, description="true or false: the picture is mirrored, as selfies are")
+    models: ModelNames = Field(
+        default_factory=lambda: NO_MODEL_NAMED, description="an object with person, pose or lift: models by name"
+    )
 
 
 class LiveFrameFields(Options):
@@ -176,6 +180,10 @@ class LiveFrameFields(Options):
     lift: bool = Field(True, description="true or false: make 3D joints, too")
     camera: CameraFields | None = Field(None, description="an object with focal_px or field_of_view: the camera")
     stature: float | None = Field(None, ge=0.3, le=3.0, description="metres from 0.3 to 3: standing height")
+    mirrored: bool = Field(False, description="true or false: the picture is mirrored, as selfies are")
+    models: ModelNames = Field(
+        default_factory=lambda: NO_MODEL_NAMED, description="an object with person, pose or lift: models by name"
+    )
     max_people: int = Field(20, ge=1, le=100, description="a whole number from 1 to 100: the likeliest so many people")
     min_person_score: float = Field(
         0.4, ge=0.01, le=1, description="a number from 0.01 to 1: people under this chance are left out"

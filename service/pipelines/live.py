@@ -17,7 +17,7 @@ from service.geometry.skeletons import to_h36m17
 from service.people import Joints3D, Scale
 
 from .call import Call, CameraOptions, choose_camera
-from .lift import SLOWEST, LiftPipeline
+from .lift import SLOWEST, LiftPipeline, unmirrored, unmirrored_camera
 from .placing import Unplaced
 from .smoothing import OneEuro
 
@@ -36,6 +36,7 @@ class LiveOptions:
     smooth: bool = False
     stature: float | None = None
     camera: CameraOptions = CameraOptions()
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class LiveKeypoints:
 
     def __init__(self, lift: LiftPipeline, options: LiveOptions) -> None:
         self.lift, self.options = lift, options
-        self.camera = choose_camera(*options.image_size, options.camera)
+        camera = choose_camera(*options.image_size, options.camera)
+        self.camera = unmirrored_camera(camera, options.image_size[0]) if options.mirrored else camera
         self._people: list[_Following] = []
         self._waiting: deque[tuple[int, float]] = deque()  # frames without an answer: seq, time
         self._span_s = lift.frames / SLOWEST
@@ -93,8 +95,7 @@ class LiveKeypoints:
         Raises:
             OutOfRange: points of another shape than the stream's skeleton; none of the frames is taken then.
         """
-        skeleton = self.options.skeleton
-        ready = [(seq, time, [to_h36m17(points, skeleton) for points in people]) for seq, time, people in frames]
+        ready = [(seq, time, [self._joints(points) for points in people]) for seq, time, people in frames]
         answers: list[LivePose] = []
         for seq, time, joints in ready:
             at = seq / self.options.fps if time is None else time
@@ -114,6 +115,11 @@ class LiveKeypoints:
             late = sum(now - sent >= self._span_s / 2 for _, sent in self._waiting)
             due = max(len(self._waiting) - self.lift.frames // 2, late)
         return answers + await self._answer(due, call)
+
+    def _joints(self, points: Array) -> Array:
+        """h36m17 points of the true scene."""
+        joints = to_h36m17(points, self.options.skeleton)
+        return unmirrored(joints, self.options.image_size[0]) if self.options.mirrored else joints
 
     def _take(self, seq: int, at: float, people: Sequence[Array]) -> None:
         """Remembers one frame's h36m17 points."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import OutOfRange, UnknownKind
-from service.geometry.skeletons import UNKNOWN
+from service.geometry.skeletons import SKELETONS, UNKNOWN, mirror_order
 from service.media.pictures import PictureLimits, kind_of, read_picture
 from service.media.videos import Frame
 from service.people import Box, Joints3D, Keypoints, Person
@@ -44,6 +44,7 @@ class LiveFramesOptions:
     max_people: int = 20
     min_person_score: float = 0.4
     camera: CameraOptions = CameraOptions()
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class LiveFrames:
             followed = self._followed(track.id)
             points = followed.filter(track.points, time) if self.options.smooth else track.points
             person = Person(track.id, Box.of(track.box, track.score), Keypoints(points))
-            states = joint_states(points, *self._size) if self.options.states and self._size else None
+            states = joint_states(self._named(points), *self._size) if self.options.states and self._size else None
             people.append(LivePerson(person, track.state, states))
         self._waiting.append(_Waiting(seq, time, people))
         if self.options.lift:
@@ -160,7 +161,13 @@ class LiveFrames:
             options = self.options
             assert self._size is not None
             lifting = LiveOptions(
-                "coco17", self._size, options.fps, options.latency, False, options.stature, options.camera
+                "coco17",
+                self._size,
+                options.fps,
+                options.latency,
+                stature=options.stature,
+                camera=options.camera,
+                mirrored=options.mirrored,
             )
             self._people[person] = _Followed(LiveKeypoints(self.photo.lift.moving, lifting), OneEuro())
         return self._people[person]
@@ -203,11 +210,16 @@ class LiveFrames:
             people = []
             for one in first.people:
                 known = one.person
-                keypoints = Keypoints(self.photo.scored(known.keypoints.points, known.box.xywh))
+                scored = self.photo.scored(known.keypoints.points, known.box.xywh)
+                keypoints = Keypoints(self._named(scored))
                 person = Person(known.id, known.box, keypoints, first.lifted.get(known.id))
                 people.append(LivePerson(person, one.track, one.states))
             due.append(LiveFrame(first.seq, first.time, people))
         return due
+
+    def _named(self, points: Array) -> Array:
+        """The detector's points (17, 3) under the person's own left and right."""
+        return points[mirror_order(SKELETONS["coco17"])] if self.options.mirrored else points
 
     @property
     def _behind(self) -> int:

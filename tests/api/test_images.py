@@ -79,10 +79,13 @@ async def test_a_picture_is_drawn_for_who_accepts_one(client: httpx.AsyncClient,
     assert Image.open(io.BytesIO(answer.content)).height > 48
 
 
-def test_the_first_kind_that_is_answered_here_wins() -> None:
+def test_the_most_wanted_kind_that_is_answered_here_wins() -> None:
     assert wanted_kind("") == wanted_kind("*/*") == "application/json"
-    assert wanted_kind("image/webp, image/png;q=0.9, application/json") == "image/png"
+    assert wanted_kind("image/webp, image/png;q=0.9, application/json;q=0.8") == "image/png"
     assert wanted_kind("application/json, image/png") == "application/json"
+    assert wanted_kind("image/png;q=0.1, application/json") == "application/json"
+    assert wanted_kind("application/json;q=0.2, image/*;q=0.9") == "image/jpeg"
+    assert wanted_kind("image/png; q=0, image/jpeg; q=oh, text/html") == "application/json"
 
 
 BAD_BODIES: list[tuple[str, bytes, dict[str, str], int, str]] = [

@@ -96,7 +96,7 @@ def test_who_is_not_done_when_the_time_is_up_gets_503_not_silence(served: Serve,
 
 def test_a_start_that_fails_ends_with_2(served: Serve) -> None:
     service = FakeService("starting")
-    service.start_error = StoreBroken("lift-27@2/weights.safetensors: wrong checksum")
+    service.start_error = StoreBroken("lift-27@3/weights.safetensors: wrong checksum")
     with served(service) as here:
         here.thread.join(5)
         assert here.server.exit_code == 2

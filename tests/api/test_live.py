@@ -148,7 +148,9 @@ def test_a_wrong_start_may_be_corrected(here: Served) -> None:
         assert hear(socket)["problem"]["field"] == "skeleton"
         say(socket, START | {"speed": 1})
         assert hear(socket)["problem"]["field"] == "speed"
-        say(socket, START)
+        say(socket, START | {"models": {"lift": "nope"}})
+        assert (told := hear(socket)["problem"])["field"] == "models.lift" and told["status"] == 404
+        say(socket, START | {"mirrored": True, "models": {"lift": "lifter"}})
         assert hear(socket)["type"] == "started"
 
 

@@ -14,6 +14,7 @@ import torch
 from service.engines.framing import LiftFraming, WindowRow
 from service.errors import OutOfRange
 from service.geometry.alignment import stature
+from service.geometry.skeletons import SKELETONS, mirror_points
 from service.networks import create
 from service.people import Scale
 from service.pipelines.call import CameraOptions, Class
@@ -202,6 +203,20 @@ def test_a_stature_and_a_camera_are_used() -> None:
     assert stature(near.joints) == pytest.approx(1.2, abs=0.03)
     assert near.position is not None and far.position is not None
     assert far.position[2] == pytest.approx(2 * near.position[2], rel=0.1)
+
+
+@pytest.mark.parametrize("options", [LOW, FULL])
+def test_a_mirrored_stream_shows_the_true_scene(options: LiveOptions) -> None:
+    camera = CameraOptions(focal_px=500, center=(300, 240))
+    sent = stream(12)
+    seen = [replace(one, people=[mirror_points(each, SKELETONS["coco17"], 640) for each in one.people]) for one in sent]
+    true = poses(sent, replace(options, camera=camera))
+    told = poses(seen, replace(options, mirrored=True, camera=replace(camera, center=(340, 240))))
+    assert [one.seq for one in told] == [one.seq for one in true] == list(range(12))
+    for one, other in zip(told, true, strict=True):
+        np.testing.assert_allclose(one.people[0].joints, other.people[0].joints, atol=1e-5)
+        assert one.people[0].position is not None and other.people[0].position is not None
+        np.testing.assert_allclose(one.people[0].position, other.people[0].position, rtol=1e-4)
 
 
 def test_a_person_of_another_skeleton_is_refused_and_the_stream_goes_on() -> None:

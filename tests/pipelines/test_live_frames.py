@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from service.errors import OutOfRange, UnknownKind, Unreadable
+from service.geometry.skeletons import SKELETONS, mirror_order
 from service.media.pictures import PictureLimits
 from service.pipelines.live_frames import LiveFrame, LiveFrames, LiveFramesOptions
 from service.pipelines.photo import PhotoPipeline
@@ -112,6 +113,24 @@ async def test_what_is_no_jpeg_of_the_streams_size_is_refused_and_the_next_is_an
         told_size = stream(photo, image_size=(100, 100))
         with pytest.raises(OutOfRange, match="100 x 100"):
             await told_size.add(0, 0.0, walker(0), call())
+
+
+async def test_a_mirrored_stream_names_the_true_left_and_shows_the_true_scene() -> None:
+    async def shown(mirrored: bool) -> list[LiveFrame]:
+        async with Fakes().photo() as photo:
+            pictures = [walker(n, others=True) for n in range(12)]
+            return await told(stream(photo, mirrored=mirrored, states=True), pictures)
+
+    order = mirror_order(SKELETONS["coco17"])
+    for one, other in zip(await shown(True), await shown(False), strict=True):
+        assert [each.person.id for each in one.people] == [each.person.id for each in other.people] == [0, 1]
+        for here, there in zip(one.people, other.people, strict=True):
+            np.testing.assert_array_equal(here.person.keypoints.points, there.person.keypoints.points[order])
+            assert here.states is not None and there.states is not None
+            assert here.states == [there.states[n] for n in order]
+            assert here.person.box == there.person.box
+            assert here.person.lifted is not None and there.person.lifted is not None
+            assert not np.allclose(here.person.lifted.joints, there.person.lifted.joints)
 
 
 async def test_after_a_pause_people_have_new_ids() -> None:
