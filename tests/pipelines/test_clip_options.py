@@ -77,6 +77,7 @@ def test_without_lift_no_lifter_is_asked() -> None:
     story = told(Shown(evenly(10)), ClipOptions(PhotoOptions(lift=False)), fakes)
     assert story.only(5).person.lifted is None
     assert fakes.lift.batches == []
+    assert (story.end.camera_to_world, story.end.reason) == (None, "there is no 3D: `lift` is false")
 
 
 def test_a_joint_that_the_track_never_shows_is_unknown_in_3d_unless_asked_for() -> None:
