@@ -42,9 +42,11 @@ class LiftLoss:
 
 @dataclass(frozen=True)
 class LoneRecipe:
-    """share: of a batch's windows that are frames which a detector saw, where there are such (`--lone`)."""
+    """share: of a batch's windows that are frames which a detector saw, where there are such (`--lone`). turned: the
+    share of these that other cameras see."""
 
     share: float = 0.2
+    turned: float = 0.5
 
 
 def distance(poses: Tensor, targets: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ class WindowBatches:
 
     makers: take turns. batch: windows of the first one; another's are as many more as they are shorter.
     together: batches that are drawn at once, for a device that draws a thousand windows as quickly as ten.
-    lone: frames that a detector saw; `share` of every batch are some of them.
+    seen: frames that a detector saw; the share of every batch that `lone` says is of them.
     """
 
     def __init__(
@@ -106,11 +108,11 @@ class WindowBatches:
         batch: int,
         seed: int,
         together: int = 1,
-        lone: LoneFrames | None = None,
-        share: float = 0.0,
+        seen: LoneFrames | None = None,
+        lone: LoneRecipe | None = None,
     ) -> None:
         self.makers, self.batch, self.seed, self.together = makers, batch, seed, together
-        self.lone, self.share = lone, share
+        self.seen, self.lone = seen, lone or LoneRecipe()
         self._drawn: dict[int, tuple[int, list[tuple[Tensor, Tensor]]]] = {}  # by the maker's turn
 
     def __call__(self, number: int) -> tuple[Tensor, Tensor]:
@@ -124,11 +126,11 @@ class WindowBatches:
     def _draw(self, maker: WindowMaker, first: int) -> list[tuple[Tensor, Tensor]]:
         """The batches of this maker from step `first` on."""
         count, seed = self.batch * self.makers[0].recipe.frames // maker.recipe.frames, self.seed * 1_000_003 + first
-        lone = round(self.share * count) if self.lone is not None else 0
+        lone = round(self.lone.share * count) if self.seen is not None else 0
         drawn = maker.draw((count - lone) * self.together, seed)
         parts = [(channels_of(drawn), drawn.targets)]
-        if self.lone is not None and lone:
-            seen = self.lone.draw(lone * self.together, maker.recipe.frames, seed)
+        if self.seen is not None and lone:
+            seen = self.seen.draw(lone * self.together, maker.recipe.frames, seed, self.lone.turned)
             parts.append((channels_of(seen).to(maker.device), seen.targets.to(maker.device)))
         each = [[torch.split(values, len(values) // self.together) for values in part] for part in parts]
         channels, targets = ([torch.cat(some) for some in zip(*kind, strict=True)] for kind in zip(*each, strict=True))
@@ -215,9 +217,9 @@ def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
     kinds = [windows, section(recipe, "shorter", WindowRecipe)] if "shorter" in recipe else [windows]
     pack = read_motion(arguments.motion)
     makers = [WindowMaker(pack, kind, device) for kind in kinds]
-    lone = read_lone_frames(arguments.lone) if arguments.lone is not None else None
-    share = section(recipe, "lone", LoneRecipe).share
-    batches = WindowBatches(makers, loop.batch, loop.seed, DRAWN_TOGETHER if cuda else 1, lone, share)
+    seen = read_lone_frames(arguments.lone) if arguments.lone is not None else None
+    lone = section(recipe, "lone", LoneRecipe)
+    batches = WindowBatches(makers, loop.batch, loop.seed, DRAWN_TOGETHER if cuda else 1, seen, lone)
     motion = read_motion(arguments.validation)
     checks = {noisy: validation_windows(motion, windows, 320, noisy, device) for noisy in (False, True)}
     shorter = [validation_windows(motion, kind, 320, False, device) for kind in kinds[1:]]

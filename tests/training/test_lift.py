@@ -18,6 +18,7 @@ from training.data.motion import read_motion
 from training.data.windows import WindowMaker, WindowRecipe
 from training.lift import (
     LiftLoss,
+    LoneRecipe,
     WindowBatches,
     channels_of,
     distance,
@@ -103,9 +104,9 @@ def test_batches_that_are_drawn_together_follow_from_their_number_alone(motion_f
 
 def test_a_share_of_every_batch_are_frames_that_a_detector_saw(motion_file: Path) -> None:
     points = torch.full((4, 17, 3), 0.25)
-    lone = LoneFrames(points, torch.full((4, 2), 100.0), torch.full((4, 17, 3), 7.0))
+    seen = LoneFrames(points, torch.full((4, 2), 100.0), torch.full((4,), 90.0), torch.full((4, 17, 3), 7.0))
     maker = WindowMaker(read_motion(motion_file), WindowRecipe(frames=3))
-    batches = WindowBatches([maker], 8, 0, together=2, lone=lone, share=0.25)
+    batches = WindowBatches([maker], 8, 0, together=2, seen=seen, lone=LoneRecipe(share=0.25, turned=0.0))
     for number in range(4):
         channels, targets = batches(number)
         assert channels.shape == (8, 3, 17, 6)

@@ -145,7 +145,7 @@ class WindowMaker:
         bodies = torch.where(dice.chance(0.5, count, 1, 1, 1), seen_in_mirror, bodies)
         bodies = bodies * (STATURE / _stature(bodies))[:, None, None, None]
         angles = torch.where(dice.chance(recipe.tilted, count), dice.uniform(0, math.pi, count), 0.0)
-        bodies = torch.einsum("nij,nfkj->nfki", _rotations(dice.normal(count, 3), angles), bodies)
+        bodies = torch.einsum("nij,nfkj->nfki", rotations(dice.normal(count, 3), angles), bodies)
         in_camera, sizes, focal = _film(bodies, dice, recipe)
         windows = _detect(in_camera, sizes, focal, dice, recipe)
         # One frame repeated is one detection repeated: nothing can be averaged over its frames.
@@ -222,7 +222,7 @@ def _bends(chance: Tensor, dice: Dice) -> Tensor:
     count = len(chance)
     spread = _row([math.radians(degrees) for degrees in BENDS], dice.normal(1))
     angles = spread * dice.normal(count, 17) * (dice.uniform(0, 1, count, 1) < chance[:, None])
-    return _rotations(dice.normal(count * 17, 3), angles.flatten()).reshape(count, 17, 3, 3)
+    return rotations(dice.normal(count * 17, 3), angles.flatten()).reshape(count, 17, 3, 3)
 
 
 def _reshape(bodies: Tensor, factors: Tensor, bends: Tensor) -> Tensor:
@@ -249,7 +249,7 @@ def _stature(bodies: Tensor) -> Tensor:
     return (length(1, 2, 3) + length(4, 5, 6)) / 2 + length(0, 7, 8, 9, 10) + ANKLE_HEIGHT_M
 
 
-def _rotations(axes: Tensor, angles: Tensor) -> Tensor:
+def rotations(axes: Tensor, angles: Tensor) -> Tensor:
     """(n, 3, 3) rotations by `angles` radians (n,) about `axes` (n, 3) of any length (Rodrigues)."""
     x, y, z = (axes / axes.norm(dim=-1, keepdim=True).clamp(min=1e-9)).unbind(-1)
     zero = torch.zeros_like(x)
