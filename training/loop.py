@@ -122,12 +122,13 @@ class Run:
                 Every batch must be a tuple of tensors of the first one's shapes, on the device.
         """
         before = self._listen()
+        started = time.monotonic()  # a graph's making counts: on a lent machine the hours are all there is
         if recorded:
             weights = [each for module in (self.module, self.average) for each in module.state_dict().values()]
             self.module.train()
             self._graph = Recorded(partial(self._device_step, loss), draw(self.step), weights, self.optimiser)
         self._decay(decay_steps)
-        started = saved = validated = reported = time.monotonic()
+        saved = validated = reported = time.monotonic()
         reported_step = self.step
         sums: dict[str, Tensor] = {}
         self.module.train()

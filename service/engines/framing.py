@@ -27,6 +27,7 @@ from service.geometry.crops import (
     udp_stride,
 )
 from service.geometry.heatmaps import decode_argmax, decode_dark, decode_quarter, decode_udp, merge_mirrored
+from service.geometry.planes import AnyPicture
 from service.geometry.skeletons import SKELETONS, mirror_order, mirror_points
 
 Array = NDArray[np.float32]
@@ -37,18 +38,18 @@ LIFTER_CHANNELS = 6
 
 @dataclass(frozen=True, eq=False)
 class PictureRow:
-    """A whole picture for the finder: (height, width, 3) uint8 RGB.
+    """A whole picture for the finder: (height, width, 3) uint8 RGB, or planes.
 
     least_score: under which nobody asks for a box. A box is suppressed by surer ones alone, so that the others stay as
     they are; among few candidates that takes a tenth of the time.
     """
 
-    picture: Pixels
+    picture: AnyPicture
     cost: int = 1
     least_score: float = 0.0
 
     @property
-    def holds(self) -> Pixels:
+    def holds(self) -> AnyPicture:
         return self.picture
 
 
@@ -59,7 +60,7 @@ class CropRow:
     rotation: degrees by which the picture turns counter-clockwise about the middle of the box, which does not turn.
     """
 
-    picture: Pixels
+    picture: AnyPicture
     box: Array
     flip_test: bool = False
     rotation: float = 0.0
@@ -69,7 +70,7 @@ class CropRow:
         return 2 if self.flip_test else 1
 
     @property
-    def holds(self) -> Pixels:
+    def holds(self) -> AnyPicture:
         return self.picture
 
 
@@ -149,7 +150,7 @@ class FinderFraming:
             self._found([level[n] for level in outputs], row.picture, row.least_score) for n, row in enumerate(rows)
         ]
 
-    def _found(self, levels: Sequence[Array], picture: Pixels, least_score: float) -> Found:
+    def _found(self, levels: Sequence[Array], picture: AnyPicture, least_score: float) -> Found:
         """levels: (rows, columns, 5) logit, left, top, right, bottom in input pixels, one for each stride."""
         corners, scores = [], []
         asked = min(max(least_score - 1e-6, 1e-6), 1 - 1e-6)  # rounding of the logarithm must not lose a box

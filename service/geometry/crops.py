@@ -7,6 +7,7 @@ takes the half pixel off and puts it back. Knows no networks; strides and shifts
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,7 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Picture = NDArray[np.uint8]
+from .planes import AnyPicture, Picture, Planes, halved
+
 # How a box becomes a crop: ours, or a published network's own arithmetic.
 Transform = Literal["centre", "official", "alphapose", "udp"]
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
@@ -66,66 +68,107 @@ def crop_of_box(
         padding: how much larger than the box the crop is.
         rotation: degrees by which the picture turns counter-clockwise on screen.
     """
-    x, y, box_width, box_height = np.asarray(box, np.float64)
+    # Plain numbers: arrays of two take NumPy fifty times as long, and every crop comes through here twice.
+    x, y, box_width, box_height = np.asarray(box, np.float64).tolist()
     if transform == "alphapose":
         box_width, box_height = box_width - 1, box_height - 1
     wide = max(box_width, box_height * width / height, 1.0) * padding
     tall = wide * height / width
-    angle = np.radians(rotation)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    size = np.array([width, height], np.float64)
-    scale = (size - 1) / [wide, tall] if transform == "udp" else np.full(2, width / wide)
-    turn = scale[:, None] * turn
+    cos, sin = math.cos(math.radians(rotation)), math.sin(math.radians(rotation))
+    across, along = ((width - 1) / wide, (height - 1) / tall) if transform == "udp" else (width / wide, width / wide)
     half = 0.0 if transform == "centre" else 0.5
-    middle = np.array([x + box_width / 2, y + box_height / 2]) + half
-    target = size / 2 + (half if transform in ("official", "alphapose") else 0.0)
-    return Crop(np.column_stack([turn, target - turn @ middle]), width, height, half)
+    middle_x, middle_y = x + box_width / 2 + half, y + box_height / 2 + half
+    further = half if transform in ("official", "alphapose") else 0.0
+    shift_x = width / 2 + further - across * (cos * middle_x + sin * middle_y)
+    shift_y = height / 2 + further - along * (cos * middle_y - sin * middle_x)
+    turn = [[across * cos, across * sin, shift_x], [-along * sin, along * cos, shift_y]]
+    return Crop(np.array(turn), width, height, half)
 
 
-def cut(picture: Picture, crop: Crop) -> Picture:
+def cut(picture: AnyPicture, crop: Crop) -> Picture:
     """The pixels of a crop, by bilinear interpolation; black outside the picture.
 
     Where the crop shrinks the picture to under LEAST_SCALE, the part it needs is first halved by averages of 2x2.
 
     Args:
-        picture: (height, width, channels) uint8.
+        picture: (height, width, channels) uint8, or planes.
 
     Returns:
         (crop.height, crop.width, channels) uint8.
     """
-    part, from_centres = part_for(picture, crop)
-    if not part.size:
+    part = _part(picture, crop)
+    size = (crop.width, crop.height)
+    if part is None:
         return np.zeros((crop.height, crop.width, picture.shape[2]), np.uint8)
     # Of four channels OpenCV makes the same pixels in half the time, the way there and back included.
-    three = part.shape[2] == 3
-    wide = cv2.cvtColor(part, cv2.COLOR_RGB2RGBA) if three else part
-    warped = cv2.warpAffine(wide, from_centres, (crop.width, crop.height), flags=cv2.INTER_LINEAR)
+    if isinstance(picture, Planes):
+        warped = cv2.warpAffine(picture.part(*part.edges), part.matrix, size, borderValue=picture.colours.black)
+        return picture.rgb(np.asarray(warped, np.uint8))
+    pixels = _halved_part(picture, part)
+    three = pixels.shape[2] == 3
+    wide = cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA) if three else pixels
+    warped = cv2.warpAffine(wide, part.matrix, size, flags=cv2.INTER_LINEAR)
     return (cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB) if three else warped).astype(np.uint8, copy=False)
 
 
-def part_for(picture: Picture, crop: Crop) -> tuple[Picture, NDArray[np.float64]]:
-    """What of a picture a crop is made of, for `cut` and for devices that warp it themselves.
+def part_for(picture: AnyPicture, crop: Crop) -> tuple[Picture, NDArray[np.float64]]:
+    """What of a picture a crop is made of, for devices that warp it themselves.
 
     Returns:
         part: (height, width, channels) uint8, a view or halved as often as the crop asks for; empty where the crop has
             nothing of the picture.
         matrix: (2, 3) float64 from the part's pixels to the crop's, both counted from pixel centres.
     """
+    part = _part(picture, crop)
+    if part is None:
+        return np.zeros((0, 0, picture.shape[2]), np.uint8), np.eye(2, 3)
+    return _halved_part(picture, part), part.matrix
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """edges: top, bottom, left, right in the picture's pixels, and the step of the halving; matrix: as `part_for`."""
+
+    edges: tuple[int, int, int, int, int]
+    matrix: NDArray[np.float64]
+
+
+def _part(picture: AnyPicture, crop: Crop) -> _Part | None:
+    """Which part of the picture a crop needs; None where there is nothing."""
     tall, wide = picture.shape[:2]
-    step = _shrinking(np.sqrt(abs(np.linalg.det(crop.matrix[:, :2]))), wide, tall)
+    (xx, xy, x), (yx, yy, y) = crop.matrix.tolist()
+    area = xx * yy - xy * yx
+    step = _shrinking(math.sqrt(abs(area)), wide, tall)
+    # Where the crop's first corner lies, and from there its two sides: as `_back` has them.
+    corner = (xy * y - yy * x) / area, (yx * x - xx * y) / area
+    sides = (
+        (yy * crop.width / area, -xy * crop.height / area),
+        (-yx * crop.width / area, xx * crop.height / area),
+    )
     # Only the crop's part of a large photo is worth halving. Its corner lies on the grid of the halved pixels, and two
     # of those around it see to it that no crop pixel meets the part's edge unless it meets the picture's.
-    outline = _back(np.array([[0, 0], [crop.width, 0], [0, crop.height], [crop.width, crop.height]], float), crop)
-    first = (np.floor(outline.min(axis=0) / step).astype(int) - 2) * step
-    last = (np.ceil(outline.max(axis=0) / step).astype(int) + 2) * step
-    left, top = first.clip(0)
-    right, bottom = np.minimum(last, [wide, tall])
+    edges = []
+    for at, side, most in zip(corner, sides, (wide, tall), strict=True):
+        low, high = at + sum(min(each, 0) for each in side), at + sum(max(each, 0) for each in side)
+        first, last = (math.floor(low / step) - 2) * step, (math.ceil(high / step) + 2) * step
+        edges.append((max(first, 0), min(last, most)))
+    (left, right), (top, bottom) = edges
     if right <= left or bottom <= top:
-        return picture[:0, :0], np.eye(2, 3)
-    turn = crop.matrix[:, :2] * step
-    shift = crop.matrix[:, :2] @ [left, top] + crop.matrix[:, 2]
-    matrix = np.column_stack([turn, turn @ [0.5, 0.5] + shift - 0.5])
-    return _shrunk(picture[top:bottom, left:right], step), matrix
+        return None
+    matrix = np.array(
+        [
+            [xx * step, xy * step, xx * (left + step / 2) + xy * (top + step / 2) + x - 0.5],
+            [yx * step, yy * step, yx * (left + step / 2) + yy * (top + step / 2) + y - 0.5],
+        ]
+    )
+    return _Part((top, bottom, left, right, step), matrix)
+
+
+def _halved_part(picture: AnyPicture, part: _Part) -> Picture:
+    top, bottom, left, right, step = part.edges
+    if isinstance(picture, Planes):
+        return picture.rgb(picture.part(*part.edges))
+    return halved(picture[top:bottom, left:right], step)
 
 
 def to_picture(points: ArrayLike, crop: Crop) -> NDArray[np.float32]:
@@ -173,11 +216,11 @@ def udp_stride(width: int, height: int, stride: float = 4.0) -> tuple[float, flo
     return across, along
 
 
-def letterbox(picture: Picture, side: int) -> tuple[Picture, tuple[float, float]]:
+def letterbox(picture: AnyPicture, side: int) -> tuple[Picture, tuple[float, float]]:
     """The whole picture in a square: scaled to fit, at the top left, grey beside it.
 
     Args:
-        picture: (height, width, 3) uint8.
+        picture: (height, width, 3) uint8, or planes.
         side: of the square in pixels.
 
     Returns:
@@ -194,14 +237,21 @@ def letterbox(picture: Picture, side: int) -> tuple[Picture, tuple[float, float]
         step *= 2
     how = cv2.INTER_LINEAR if step * scale > 0.5 else cv2.INTER_AREA
     square = np.full((side, side, 3), LETTERBOX_GREY, np.uint8)
-    square[:fitted_height, :fitted_width] = cv2.resize(
-        _shrunk(picture, step), (fitted_width, fitted_height), interpolation=how
-    )
+    if isinstance(picture, Planes):
+        fewer = cv2.resize(picture.part(0, height, 0, width, step), (fitted_width, fitted_height), interpolation=how)
+        square[:fitted_height, :fitted_width] = picture.rgb(np.asarray(fewer, np.uint8))
+    else:
+        fewer = cv2.resize(halved(picture, step), (fitted_width, fitted_height), interpolation=how)
+        square[:fitted_height, :fitted_width] = fewer
     return square, (fitted_width / width, fitted_height / height)
 
 
 def _back(points: NDArray[np.float64], crop: Crop) -> NDArray[np.float64]:
-    moved: NDArray[np.float64] = (points - crop.matrix[:, 2]) @ np.linalg.inv(crop.matrix[:, :2]).T
+    (xx, xy, x), (yx, yy, y) = crop.matrix.tolist()
+    area = xx * yy - xy * yx
+    across, along = points[..., 0] - x, points[..., 1] - y
+    moved = np.empty_like(points)
+    moved[..., 0], moved[..., 1] = (yy * across - xy * along) / area, (xx * along - yx * across) / area
     return moved
 
 
@@ -211,13 +261,3 @@ def _shrinking(scale: float, width: int, height: int) -> int:
     while scale * step < LEAST_SCALE and min(width, height) > SMALL_SIDE_PX:
         width, height, step = round(width / 2), round(height / 2), step * 2
     return step
-
-
-def _shrunk(part: Picture, step: int) -> Picture:
-    """`part` halved until one pixel is `step` old ones wide; an odd last row or column is halved with itself."""
-    while step > 1:
-        odd = part.shape[0] % 2, part.shape[1] % 2
-        even = cv2.copyMakeBorder(part, 0, odd[0], 0, odd[1], cv2.BORDER_REPLICATE) if any(odd) else part
-        half = cv2.resize(even, (even.shape[1] // 2, even.shape[0] // 2), interpolation=cv2.INTER_AREA)
-        part, step = half.astype(np.uint8, copy=False), step // 2
-    return part

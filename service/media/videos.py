@@ -1,4 +1,4 @@
-"""A clip's file to a stream of upright RGB frames with their own times. It knows no network, no HTTP, no people.
+"""A clip's file to a stream of upright frames with their own times. It knows no network, no HTTP, no people.
 
 Constant memory: one frame is held, and what the decoder needs. Times are seconds from the first frame; sizes are pixels
 of the upright frame. Pixels are taken as square; high dynamic range comes out as the ordinary one.
@@ -23,8 +23,10 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from service.errors import TooLarge, UnknownKind, Unreadable
+from service.geometry.planes import AnyPicture, as_array
 from service.media.pictures import Pixels, upright
 
+from .decoded import PlanesOf
 from .tones import tone_table
 
 # Named to FFmpeg, which would guess otherwise: a text that it takes for a playlist makes it open what the text names.
@@ -52,12 +54,17 @@ class Frame:
 
     index: counted from 0.
     time_s: seconds since the first frame; rises strictly.
-    pixels: (height, width, 3) uint8, RGB, upright.
+    picture: upright; (height, width, 3) uint8 RGB, or planes.
     """
 
     index: int
     time_s: float
-    pixels: Pixels
+    picture: AnyPicture
+
+    @property
+    def pixels(self) -> Pixels:
+        """(height, width, 3) uint8, RGB, upright; of planes made each time."""
+        return as_array(self.picture)
 
 
 class Clip:
@@ -88,6 +95,7 @@ class Clip:
             context.options = {"max_pixels": str(4 * limits.max_pixels + 65536)}
             # One for all frames: it keeps its tables, and brings no threads of its own.
             self._reformatter = VideoReformatter()
+            self._planes = PlanesOf(self._reformatter)
 
             rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
             # FFmpeg's average is too high for AVIs with skipped frames, its guess for GIFs.
@@ -162,7 +170,7 @@ class Clip:
                 time_s = since if since > time_s else time_s + 1 / self.rate
             if time_s > self._limits.max_seconds:
                 self._too_long(time_s)
-            yield Frame(index, time_s, self._pixels(frame))
+            yield Frame(index, time_s, self._picture(frame))
             index += 1
             frame = self._next(index)
         if self._cut_off:
@@ -188,7 +196,9 @@ class Clip:
                 "`clip` has a video track that cannot be decoded", field="clip", limit="a whole clip"
             ) from error
 
-    def _pixels(self, frame: av.VideoFrame) -> Pixels:
+    def _picture(self, frame: av.VideoFrame) -> AnyPicture:
+        if self._tones is None and (planes := self._planes(frame, self._orientation)) is not None:
+            return planes
         rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         shown = upright(np.ascontiguousarray(rgb, np.uint8), self._orientation)
         return shown if self._tones is None else np.asarray(cv2.LUT(shown, self._tones), np.uint8)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from service.geometry.planes import AnyPicture, Planes
+
 Array = NDArray[np.float32]
 
 PARTS = ((5, 6, 11, 12), (11, 12, 13, 14))  # joints of the trunk, and of the legs down to the knees
@@ -33,11 +35,12 @@ _WEIGHTS = _places()
 _JOINTS = np.array(PARTS)
 
 
-def worn(pixels: NDArray[np.uint8], points: Array) -> Array:
+def worn(picture: AnyPicture, points: Array) -> Array:
     """(n, 2, 3) colours of trunk and legs of the people with poses (n, 17, 3) in a frame (height, width, 3)."""
-    height, width = pixels.shape[:2]
+    height, width = picture.shape[:2]
     places = np.nan_to_num(_WEIGHTS @ points[:, None, :, :2]).astype(np.intp)
-    samples = pixels[places[..., 1].clip(0, height - 1), places[..., 0].clip(0, width - 1)]
+    rows, columns = places[..., 1].clip(0, height - 1), places[..., 0].clip(0, width - 1)
+    samples = picture.at(rows, columns) if isinstance(picture, Planes) else picture[rows, columns]
     middle = np.sort(samples, axis=2)[:, :, samples.shape[2] // 2].astype(np.float32)
     middle[points[:, _JOINTS, 2].mean(axis=-1) < SEEN_SCORE] = np.nan
     return middle

@@ -64,17 +64,17 @@ class Follower:
         """The people of one frame: the finder's, and those whom it misses but whose pose goes on."""
         self._looked_s = frame.time_s
         options = self._options
-        boxes, scores, points = await self._photo.keypoints(frame.pixels, options, call)
+        boxes, scores, points = await self._photo.keypoints(frame.picture, options, call)
         found = np.ones(len(boxes), bool)
-        height, width = frame.pixels.shape[:2]
-        colours = worn(frame.pixels, points)
+        height, width = frame.picture.shape[:2]
+        colours = worn(frame.picture, points)
         missed = []
         for track in self.tracker.missed(frame.time_s, boxes, points, colours):
             box = carried_box(track, frame.time_s, width, height)
             if box is not None:
                 missed.append((track, box))
         if missed:
-            rows = [CropRow(frame.pixels, box, options.flip_test) for _, box in missed]
+            rows = [CropRow(frame.picture, box, options.flip_test) for _, box in missed]
             poses = np.stack(await self._photo.poses(rows, call, options.second_look))
             sure = poses[..., 2].mean(axis=1) >= WEAK_SCORE
             boxes = np.concatenate([boxes, np.stack([box for _, box in missed])[sure]])
@@ -83,18 +83,18 @@ class Follower:
             found = np.concatenate([found, np.zeros(int(sure.sum()), bool)])
             kept = np.sort(same_people(points, boxes, found + 0.5 * scores))[: options.max_people]
             boxes, scores, points, found = boxes[kept], scores[kept], points[kept], found[kept]
-            colours = worn(frame.pixels, points)
+            colours = worn(frame.picture, points)
         return self.tracker.update(frame.time_s, boxes, scores, points, found, colours=colours)
 
     async def carry(self, frames: Sequence[Frame], carried: list[Tracked], call: Call) -> list[list[Tracked]]:
         """Frames without a look: everyone where the last pose and its speed say, all in one submission."""
-        height, width = frames[0].pixels.shape[:2]
+        height, width = frames[0].picture.shape[:2]
         rows, owners = [], []
         for n, frame in enumerate(frames):
             for track in carried:
                 box = carried_box(track, frame.time_s, width, height)
                 if box is not None:
-                    rows.append(CropRow(frame.pixels, box, self._options.flip_test))
+                    rows.append(CropRow(frame.picture, box, self._options.flip_test))
                     owners.append((n, track))
         answers = await self._photo.poses(rows, call, self._options.second_look) if rows else []
         seen = []
@@ -109,6 +109,6 @@ class Follower:
             scores = np.array([track.score for track, _, _ in here], np.float32)
             kept = told_apart([track for track, _, _ in here], frame.time_s, boxes, points)
             boxes, scores, points, found = boxes[kept], scores[kept], points[kept], np.zeros(len(kept), bool)
-            colours = worn(frame.pixels, points) if len(self.tracker.tracks) > 1 else None
+            colours = worn(frame.picture, points) if len(self.tracker.tracks) > 1 else None
             seen.append(self.tracker.update(frame.time_s, boxes, scores, points, found, looked=False, colours=colours))
         return seen

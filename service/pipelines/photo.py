@@ -17,6 +17,7 @@ from service.engines.framing import CropRow, Found, PictureRow
 from service.errors import OutOfRange
 from service.geometry.boxes import clip, same_people
 from service.geometry.cameras import Camera
+from service.geometry.planes import AnyPicture
 from service.geometry.skeletons import SKELETONS, mirror_order, to_h36m17
 from service.media.pictures import Picture
 from service.people import Box, Joints3D, Keypoints, Person, Scale
@@ -120,23 +121,21 @@ class PhotoPipeline:
         states = [joint_states(pose, width, height) for pose in points] if options.states else None
         return PhotoAnswer(width, height, camera, people, self.models, states)
 
-    async def keypoints(
-        self, pixels: NDArray[np.uint8], options: PhotoOptions, call: Call
-    ) -> tuple[Array, Array, Array]:
+    async def keypoints(self, picture: AnyPicture, options: PhotoOptions, call: Call) -> tuple[Array, Array, Array]:
         """Boxes (n, 4), scores (n,) and COCO-17 keypoints (n, 17, 3) of one picture."""
-        height, width = pixels.shape[:2]
+        height, width = picture.shape[:2]
         if options.boxes is not None:
             boxes = _inside(options.boxes, width, height)
-            rows = [CropRow(pixels, box, options.flip_test) for box in boxes]
+            rows = [CropRow(picture, box, options.flip_test) for box in boxes]
             points = _stacked(await self.poses(rows, call, options.second_look))
             return boxes, np.ones(len(boxes), np.float32), points
         least, most = options.min_person_score, options.max_people
         if self.presence is not None:  # the pose may raise who is not sure enough yet
             least, most = self.presence.least_score(least), most + SPARE_PEOPLE
-        found: Found = (await run_rows(self.person, [PictureRow(pixels, least_score=least)], call))[0]
+        found: Found = (await run_rows(self.person, [PictureRow(picture, least_score=least)], call))[0]
         kept = np.nonzero((found.scores >= least) & (found.boxes[:, 2:] > 0).all(1))[0][:most]
         boxes, scores = found.boxes[kept], found.scores[kept]
-        rows = [CropRow(pixels, box, options.flip_test) for box in boxes]
+        rows = [CropRow(picture, box, options.flip_test) for box in boxes]
         points = _stacked(await self.poses(rows, call, second_look=False))
         chances = self._chances(boxes, scores, points)
         if options.second_look:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,7 +167,7 @@ class Tracker:
                 track.learn(colours[new])
         self.doubted = self._nobody(time_s) if looked else set()
         self.tracks = [track for track in self.tracks if track.id not in self.doubted]
-        return [replace(track) for track in people]
+        return [copy(track) for track in people]
 
     def _matched(self, time_s: float, boxes: Array, points: Array, colours: Array | None) -> list[Tracked | None]:
         """Each person's track, or None: greedily, the likest pair first. Colours tell who of those who fit, no more."""
@@ -229,12 +230,12 @@ class Tracker:
         """(tracks, people): how much the poses are alike, and, less, how much the boxes overlap."""
         if not tracks or not len(boxes):
             return np.zeros((len(tracks), len(boxes)), np.float32)
-        last = np.stack([track.box for track in tracks])
-        last[:, :2] += np.stack([track.shift(time_s) for track in tracks])
+        last = np.array([track.box for track in tracks])
+        last[:, :2] += np.array([track.shift(time_s) for track in tracks])
         unseen = np.array([time_s - track.seen_s for track in tracks])
         # Twice the area: a person moves between frames, while COCO's spread is that of two labellers.
         area = SEGMENT_SHARE * last[:, 2:].prod(axis=1) * 2 * (1 + np.maximum(unseen - LOOSER_S, 0) / LOOSER_S)
-        poses = oks(np.stack([track.predicted(time_s) for track in tracks])[:, None], points[None], area[:, None])
+        poses = oks(np.array([track.predicted(time_s) for track in tracks])[:, None], points[None], area[:, None])
         return (POSE_SHARE * poses + (1 - POSE_SHARE) * iou(last, boxes)).astype(np.float32)
 
 

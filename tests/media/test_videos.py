@@ -14,6 +14,7 @@ import pytest
 from av.video.stream import VideoStream
 
 from service.errors import TooLarge, UnknownKind, Unreadable
+from service.geometry.planes import Planes
 from service.media.tones import HLG, PQ, tone_table
 from service.media.videos import ClipLimits, Frame, open_clip
 
@@ -36,13 +37,16 @@ def film(
     matrix: tuple[int, int, int, int] | None = None,
     size: tuple[int, int] = (64, 48),
     options: dict[str, str] | None = None,
+    codec: str = "",
+    kind: str = "yuv420p",
 ) -> Path:
-    """Writes a clip of the four quarters, with a frame at each of the stamps."""
-    codec = CODECS[path.suffix[1:]]
+    """Writes a clip of the four quarters, with a frame at each of the stamps. codec: another than the suffix's usual
+    one; kind: of the pixels."""
+    codec = codec or CODECS[path.suffix[1:]]
     with av.open(str(path), "w", options=options or {}) as container:
         stream = cast(VideoStream, container.add_stream(codec, rate=25))
         stream.width, stream.height = size
-        stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+        stream.pix_fmt = "rgb8" if codec == "gif" else kind
         stream.bit_rate = 2_000_000
         stream.codec_context.time_base = Fraction(1, 25) if path.suffix == ".avi" else Fraction(1, 1000)
         for stamp in stamps_ms:
@@ -90,6 +94,32 @@ def test_every_kind_gives_its_frames_in_rgb_with_times_from_zero(suffix: str, tm
         assert frame.pixels.flags.c_contiguous
         # A GIF of FFmpeg's fixed palette has but four shades of blue.
         np.testing.assert_allclose(corners(frame.pixels), corners(quarters()), atol=64 if suffix == "gif" else 24)
+
+
+def ours_and_ffmpegs(path: Path) -> tuple[Frame, np.ndarray]:
+    """The first frame, and what FFmpeg makes red, green and blue of it, as it is stored."""
+    with av.open(str(path)) as container:
+        theirs = next(iter(container.decode(video=0))).to_ndarray(format="rgb24")
+    return frames_of(path)[0], theirs
+
+
+@pytest.mark.parametrize(("codec", "kind"), [("mpeg4", "yuv420p"), ("mjpeg", "yuvj420p")])
+def test_planes_come_as_they_are_and_mean_what_ffmpeg_makes_of_them(codec: str, kind: str, tmp_path: Path) -> None:
+    frame, theirs = ours_and_ffmpegs(film(tmp_path / "clip.mov", range(0, 120, 40), codec=codec, kind=kind))
+    assert isinstance(frame.picture, Planes)
+    assert np.abs(frame.pixels.astype(int) - theirs).max() <= 4
+
+
+def test_planes_are_turned_like_pixels(tmp_path: Path) -> None:
+    path = film(tmp_path / "clip.mp4", range(0, 120, 40))
+    patch_matrix(path, (0, 1, -1, 0))
+    frame, theirs = ours_and_ffmpegs(path)
+    assert isinstance(frame.picture, Planes)
+    assert np.abs(frame.pixels.astype(int) - np.rot90(theirs, -1)).max() <= 4
+
+
+def test_a_gif_has_no_planes(tmp_path: Path) -> None:
+    assert isinstance(frames_of(film(tmp_path / "clip.gif", range(0, 120, 40)))[0].picture, np.ndarray)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])

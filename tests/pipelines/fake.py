@@ -22,6 +22,7 @@ from service.engines.device import Device
 from service.engines.engine import Engine, Prepared
 from service.engines.framing import CropRow, Found, PictureRow, WindowRow
 from service.geometry.boxes import iou
+from service.geometry.planes import as_array
 from service.metrics import Metrics
 from service.pipelines.call import Call
 from service.pipelines.lift import LiftPipeline
@@ -147,7 +148,7 @@ def blobs(picture: Pixels) -> list[tuple[Array, float]]:
 
 
 def finder(row: PictureRow) -> Found:
-    found = blobs(row.picture)
+    found = blobs(as_array(row.picture))
     boxes = np.array([box for box, _ in found], np.float32).reshape(-1, 4)
     return Found(boxes, np.array([score for _, score in found], np.float32))
 
@@ -162,7 +163,7 @@ def figure(box: Sequence[float] | Array, score: float = 0.9) -> Array:
 
 def detector(row: CropRow) -> Array:
     """The pose of whoever stands in the box; a guess of no score where nobody does."""
-    there = [box for box, _ in blobs(row.picture)]
+    there = [box for box, _ in blobs(as_array(row.picture))]
     if there:
         overlaps = iou([row.box], there)[0]
         if overlaps.max() > 0.1:
