@@ -43,10 +43,11 @@ class LiftLoss:
 @dataclass(frozen=True)
 class LoneRecipe:
     """share: of a batch's windows that are frames which a detector saw, where there are such (`--lone`). turned: the
-    share of these that other cameras see."""
+    share of these that other cameras see. leaning: how often those are drawn who lean or lie, for others' once."""
 
     share: float = 0.2
     turned: float = 0.5
+    leaning: float = 1.0
 
 
 def distance(poses: Tensor, targets: Tensor) -> Tensor:
@@ -130,7 +131,7 @@ class WindowBatches:
         drawn = maker.draw((count - lone) * self.together, seed)
         parts = [(channels_of(drawn), drawn.targets)]
         if self.seen is not None and lone:
-            seen = self.seen.draw(lone * self.together, maker.recipe.frames, seed, self.lone.turned)
+            seen = self.seen.draw(lone * self.together, maker.recipe.frames, seed, self.lone.turned, self.lone.leaning)
             parts.append((channels_of(seen).to(maker.device), seen.targets.to(maker.device)))
         each = [[torch.split(values, len(values) // self.together) for values in part] for part in parts]
         channels, targets = ([torch.cat(some) for some in zip(*kind, strict=True)] for kind in zip(*each, strict=True))

@@ -10,8 +10,10 @@ place becomes follows from its ray alone. So a rendered crop stands for photos i
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ LEAST_SHARE = 0.3  # of the silhouette that must be seen
 KEYS = ("points", "sizes", "focals", "joints")
 FIELD_OF_VIEW = (25.0, 100.0)  # degrees of the longer side, of another lens
 ASIDE, ROLLED, ROLLED_FAR = 0.2, 0.1, 0.4  # radians by which a camera turns: spreads of normal draws
+THORAX = 8
 LEAST_RAY = 1e-3  # against division by nothing
 LEAST_DEPTH = 0.3  # of a ray of length 1 as another camera sees it: who would lie further aside stays where he was
 
@@ -48,10 +51,13 @@ class LoneFrames:
     def __len__(self) -> int:
         return len(self.points)
 
-    def draw(self, count: int, frames: int, seed: int, turned: float = 0.5) -> Windows:
-        """Each a window of one frame repeated, half of them seen in a mirror, a share `turned` by other cameras."""
+    def draw(self, count: int, frames: int, seed: int, turned: float = 0.5, leaning: float = 1.0) -> Windows:
+        """Each a window of one frame repeated, half of them seen in a mirror, a share `turned` by other cameras.
+
+        leaning: how often somebody is drawn whose trunk leans by more than 45 degrees, for others' once.
+        """
         dice = Dice(seed, torch.device("cpu"))
-        which = dice.below(len(self), count)
+        which = dice.weighted(1 + (leaning - 1) * self.leans.float(), count)
         drawn = LoneFrames(self.points[which], self.sizes[which], self.focals[which], self.joints[which])
         mirrored, moved = drawn.mirrored(), dice.chance(0.5, count)
         drawn = _either(moved, mirrored, drawn)
@@ -61,6 +67,12 @@ class LoneFrames:
         return Windows(
             points[:, None].expand(still), sizes, torch.zeros(count, dtype=torch.bool), joints[:, None].expand(still)
         )
+
+    @cached_property
+    def leans(self) -> torch.Tensor:
+        """(n,) whose trunk is nearer to lying than to standing, as the camera sees it."""
+        trunk = self.joints[:, THORAX]
+        return -trunk[:, 1] < math.cos(math.pi / 4) * trunk.norm(dim=-1)
 
     def mirrored(self) -> LoneFrames:
         """All of them seen in a mirror."""

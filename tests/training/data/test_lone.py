@@ -150,6 +150,16 @@ def test_a_share_of_the_windows_are_turned() -> None:
     assert 60 < changed[0] < 120 < changed[1]
 
 
+def test_those_who_lean_can_be_drawn_more_often() -> None:
+    known, _ = projected(200)
+    known.joints[:, 8] = torch.tensor([0.1, -0.5, 0.0])  # upright
+    known.joints[::4, 8] = torch.tensor([0.5, -0.1, 0.2])
+    assert known.leans.tolist() == [n % 4 == 0 for n in range(200)]
+    lying = [(known.draw(900, 1, 3, 0.0, often).targets[:, 0, 8, 1] > -0.3).float().mean() for often in (1.0, 3.0)]
+    assert lying[0] == pytest.approx(1 / 4, abs=0.05)
+    assert lying[1] == pytest.approx(1 / 2, abs=0.05)
+
+
 def test_a_draw_follows_from_its_seed() -> None:
     assert torch.equal(frames().draw(8, 3, seed=1).points, frames().draw(8, 3, seed=1).points)
     assert not torch.equal(frames().draw(8, 3, seed=1).points, frames().draw(8, 3, seed=2).points)
