@@ -51,7 +51,7 @@ def test_what_settings_print_can_be_given_again(tmp_path: Path) -> None:
     environment = {
         "POSELIFT_HOSTS": "a.example, b.example:8443",
         "POSELIFT_DEVICE": "cuda:1",
-        "POSELIFT_LIFT": "lift-27@3",
+        "POSELIFT_LIFT": "lift-27@4",
     }
     first = loaded(tmp_path, "caller_share = 0.25\ndrain_delay_s = 0", environment)
     again = loaded(tmp_path, "", {}, **{row.name: row.value for row in rows(first) if row.value != "none"})

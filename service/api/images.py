@@ -214,7 +214,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
                         }
                     ],
                     "skeletons": SKELETONS_OUT,
-                    "models": {"person": "rtmdet-nano@1", "pose": "lite-hrnet@2", "lift": "lift-27@3"},
+                    "models": {"person": "rtmdet-nano@1", "pose": "lite-hrnet@2", "lift": "lift-27@4"},
                 }
             },
             "image/png": {"schema": {"type": "string", "format": "binary"}},

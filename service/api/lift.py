@@ -285,7 +285,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
                     "position": [[-0.31, 0.12, 3.4]],
                     "scale": {"stature": 1.7, "source": "assumed"},
                     "times": [0.0],
-                    "models": {"lift": "lift-27@3"},
+                    "models": {"lift": "lift-27@4"},
                 }
             }
         },
