@@ -22,17 +22,24 @@ QUICKER = 0.9  # of the time that is known: what is less by so much is heard
 Infer = Callable[[Any], list[NDArray[Any]]]
 
 
+class Held(Protocol):
+    """What a row keeps in memory: an array, or a picture in planes."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
 class Row(Protocol):
     """What a network works on.
 
-    cost: how many of its inputs the row takes. holds: the array that it keeps in memory, which rows may share.
+    cost: how many of its inputs the row takes. holds: what it keeps in memory, which rows may share.
     """
 
     @property
     def cost(self) -> int: ...
 
     @property
-    def holds(self) -> NDArray[Any]: ...
+    def holds(self) -> Held: ...
 
 
 class Framing(Protocol):

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from service.geometry.crops import (
     LETTERBOX_GREY,
-    Picture,
     cells_to_input,
     crop_of_box,
     cut,
@@ -18,6 +17,7 @@ from service.geometry.crops import (
     to_input,
     to_picture,
 )
+from service.geometry.planes import Picture
 
 WIDTH, HEIGHT = 192, 256
 

@@ -22,7 +22,8 @@ def planes(height: int, width: int) -> Planes:
     y = 120 + 50 * np.sin(along / 17 + rng.uniform()) * np.cos(down / 23)
     half_down, half_along = np.mgrid[: -(-height // 2), : -(-width // 2)]
     u, v = (128 + 20 * np.sin(half_along / 15 + half_down / 19 + at) for at in rng.uniform(0, 6, 2))
-    return Planes(*(each.round().astype(np.uint8) for each in (y, u, v)), COLOURS)
+    y, u, v = (each.round().astype(np.uint8) for each in (y, u, v))
+    return Planes(y, u, v, COLOURS)
 
 
 def apart(one: np.ndarray, other: np.ndarray) -> int:

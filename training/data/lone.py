@@ -72,7 +72,8 @@ class LoneFrames:
     def leans(self) -> torch.Tensor:
         """(n,) whose trunk is nearer to lying than to standing, as the camera sees it."""
         trunk = self.joints[:, THORAX]
-        return -trunk[:, 1] < math.cos(math.pi / 4) * trunk.norm(dim=-1)
+        leaning: torch.Tensor = -trunk[:, 1] < math.cos(math.pi / 4) * trunk.norm(dim=-1)
+        return leaning
 
     def mirrored(self) -> LoneFrames:
         """All of them seen in a mirror."""
