@@ -81,8 +81,13 @@ def bounded_protocol(max_sockets: int, header_timeout_s: float) -> type[HttpTool
                 super().on_body(body)
 
         def on_message_complete(self) -> None:
-            if not self._refused:
-                super().on_message_complete()
+            if self._refused:
+                return
+            super().on_message_complete()
+            if not self.pipeline:
+                # uvicorn stops reading at a large piece of a body until more is asked for. Behind the last piece nobody
+                # asks, and a connection that is not read does not tell that its caller has left.
+                self.flow.resume_reading()
 
         def _wait(self) -> None:
             self._stop_waiting()

@@ -30,6 +30,7 @@ class FrameStream(Stream):
 
     max_message_bytes: ClassVar[int] = MAX_FRAME_MESSAGE_BYTES
     holds: ClassVar[tuple[str, ...]] = ("image",)
+    together: ClassVar[bool] = False  # one picture tells where to look in the next; a broken one is no other's fault
     _frames: LiveFrames
 
     def begin(self, values: dict[str, Any]) -> dict[str, str]:

@@ -130,6 +130,7 @@ class Stream(ABC):
 
     max_message_bytes: ClassVar[int]
     holds: ClassVar[tuple[str, ...]]  # the fields of a frame beside `seq` and `time`
+    together: ClassVar[bool] = True  # frames that came while one was computed share a pass, and its error
 
     @abstractmethod
     def begin(self, values: dict[str, Any]) -> dict[str, str]:
@@ -309,7 +310,7 @@ class Stream(ABC):
                 await self._news.wait()
                 continue
             frames = [self._inbox.popleft()]
-            while self._inbox and abs(self._inbox[0].time - frames[-1].time) <= PAUSE_S:
+            while self.together and self._inbox and abs(self._inbox[0].time - frames[-1].time) <= PAUSE_S:
                 frames.append(self._inbox.popleft())  # what came meanwhile shares one pass
             one = dataclasses.replace(call, deadline=frames[0].arrived + FRAME_DEADLINE_S)
             if abs(frames[0].time - self._last_time) > PAUSE_S:

@@ -33,6 +33,8 @@ from .tones import tone_table
 _DEMUXERS = {"mp4": "mov", "matroska": "matroska", "avi": "avi", "gif": "gif"}
 KINDS = ("mp4", "quicktime", "webm", "matroska", "avi", "gif")
 _MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
+# What else may stand beside them in a file that is written in pieces, or told of itself.
+_MORE_MP4_BOXES = {b"moof", b"mfra", b"sidx", b"ssix", b"styp", b"prft", b"emsg", b"pdin", b"meta", b"udta", b"uuid"}
 _PHOTO_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif"}
 _MAX_MP4_BOXES = 100_000  # a strange file may hold nothing but empty ones; two a fragment are usual
 _SEGMENT = b"\x18\x53\x80\x67"
@@ -334,6 +336,8 @@ def _promised_bytes(kind: str, file: BinaryIO) -> int:
             break
         file.seek(at)
         box = file.read(16)
+        if box[4:8] not in _MP4_BOXES | _MORE_MP4_BOXES:
+            break  # bytes behind the film are no promise
         length = int.from_bytes(box[:4], "big")
         if length == 1:
             length = int.from_bytes(box[8:16], "big")

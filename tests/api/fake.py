@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from service.errors import Busy, QueueFull
+from service.errors import Busy, QueueFull, Unreadable
 from service.geometry.cameras import assumed_camera
 from service.media.pictures import Picture, PictureLimits
 from service.media.videos import Clip
@@ -29,6 +29,7 @@ from service.tracing import OFF, Tracing
 if TYPE_CHECKING:  # it would bring torch
     from service.assembly import Service
 
+BROKEN = b"a broken picture"
 MODELS = {"person": "finder@1", "pose": "detector@1", "lift": "lifter@1"}
 
 
@@ -163,6 +164,8 @@ class FakeLiveFrames:
 
     async def add_all(self, frames: Sequence[tuple[int, float, bytes]], call: Call) -> list[LiveFrame]:
         await self.work.pass_through(call)
+        if any(picture == BROKEN for *_, picture in frames):
+            raise Unreadable("`image` is broken", field="image")
         someone = LivePerson(person(np.array([1, 2, 30, 40], np.float32)), "confirmed", ["seen"] * 17)
         return [LiveFrame(seq, time, [someone]) for seq, time, _ in frames]
 

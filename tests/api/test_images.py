@@ -251,6 +251,25 @@ def test_a_caller_who_leaves_takes_the_work_along(
         assert httpx.post(f"{here.url}/v1/images", content=photo).status_code == 200
 
 
+def test_callers_who_leave_after_a_large_body_are_noticed(
+    served: Callable[[FakeService], AbstractContextManager[Served]], photo: bytes
+) -> None:
+    service = FakeService()
+    service.work.gate = threading.Event()
+    body = photo + bytes(2_000_000)  # what is behind a JPEG is nobody's
+    head = f"POST /v1/images HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+
+    def has(what: str, count: int) -> Callable[[], bool]:
+        return lambda: bool(getattr(service.work, what) == count)
+
+    with served(service) as here:
+        for n in range(1, 7):
+            with socket.create_connection(("127.0.0.1", here.port)) as raw:
+                raw.sendall(head.encode() + body)
+                wait_until(has("begun", n))
+            wait_until(has("cancelled", n), 2.0)
+
+
 def test_a_caller_who_leaves_while_sending_ends_quietly(
     served: Callable[[FakeService], AbstractContextManager[Served]], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -15,7 +16,7 @@ from service import errors
 from service.api.live_frames import MAX_FRAME_MESSAGE_BYTES
 
 from .conftest import Served, wait_until
-from .fake import FakeService
+from .fake import BROKEN, FakeService
 
 Serve = Callable[[FakeService], AbstractContextManager[Served]]
 
@@ -77,6 +78,21 @@ def test_pictures_are_answered_with_tracked_people(here: Served, photo: bytes, p
             assert {"id", "track", "box", "score", "keypoints", "states", "joints3d", "position"} <= set(someone)
         say(socket, type="end")
         assert hear(socket)["frames"] == 3 and code_of(socket) == 1000
+
+
+def test_a_broken_picture_is_no_other_frames_error(here: Served, service: FakeService, photo: bytes) -> None:
+    service.work.gate = threading.Event()
+    with dial(here) as socket:
+        say(socket, type="start", fps=30)
+        assert hear(socket)["type"] == "started"
+        say(socket, type="frame", seq=0, image=photo)
+        wait_until(lambda: service.work.begun == 1)
+        say(socket, type="frame", seq=1, image=BROKEN)  # both come while the first is computed
+        say(socket, type="frame", seq=2, image=photo)
+        socket.ping().wait(5)
+        service.work.gate.set()
+        told = [hear(socket) for _ in range(3)]
+        assert [(each["type"], each["seq"]) for each in told] == [("pose", 0), ("error", 1), ("pose", 2)]
 
 
 def test_text_is_not_spoken_here(here: Served) -> None:

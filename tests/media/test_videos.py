@@ -279,6 +279,14 @@ def test_a_cut_tail_is_told_after_the_frames_before_it(suffix: str, tmp_path: Pa
     assert f"after frame {seen[-1]}" in str(caught.value)
 
 
+def test_bytes_behind_an_mp4_are_none_of_its(tmp_path: Path) -> None:
+    path = film(tmp_path / "clip.mp4", range(0, 400, 40))
+    for more in (b"junk" * 100, b"\0" * 100, b"\xff" * 33):
+        longer = tmp_path / "longer.mp4"
+        longer.write_bytes(path.read_bytes() + more)
+        assert len(frames_of(longer)) == 10
+
+
 def test_an_mp4_without_its_index_is_unreadable(tmp_path: Path) -> None:
     path = film(tmp_path / "clip.mp4", range(0, 400, 40))
     path.write_bytes(path.read_bytes()[:-400])
