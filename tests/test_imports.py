@@ -33,6 +33,9 @@ ARROWS: dict[str, set[str]] = {
     "media": set(),
     "media.drawing": {"media", "geometry"},
     "media.scene": {"media", "geometry"},
+    # Films come in planes, which crops are cut out of: docs/decisions/2026-11-27-planes.md.
+    "media.decoded": {"media", "geometry.planes"},
+    "media.videos": {"media", "geometry.planes"},
     "formats": {"geometry"},
     "engines": {"geometry", "metrics"},
     "importing": {"networks", "engines", "store"},
