@@ -1,7 +1,7 @@
 """Pictures as video decoders give them: brightness, and two planes of colour at half of its size (4:2:0). OpenCV only.
 
-Of a frame of a clip only people are looked at, and they are shrunk: to make all of it red, green and blue first would
-cost more than all else that a frame takes. Coordinates are pixels of the picture, from its top-left corner.
+Of a frame of a clip only people are looked at, and they are shrunk: to make all of it red, green and blue first was a
+third of what a frame cost beside networks and decoder. Coordinates are pixels of the picture, from its top-left corner.
 """
 
 from __future__ import annotations
