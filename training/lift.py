@@ -5,6 +5,7 @@ The losses are the paper's eqs. 13-15, read as means of joint distances (metres)
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from .loop import LoopRecipe, Run
 from .recipe import section
 from .start import Arrays, read_start, weights_of
 
+_ACROSS_FRAMES = re.compile(r"blocks\.\d+\.across\.conv_[ab]\.weight")  # (channels, 1 if depth-wise, frames)
 DRAWN_TOGETHER = 64  # batches, on a GPU: there a batch's hundreds of small kernels cost as much as the step itself
 
 
@@ -184,11 +186,21 @@ def score(module: nn.Module, windows: Windows, batch: int = 32) -> dict[str, flo
 
 
 def other_frames(arrays: Arrays, frames: int) -> Arrays:
-    """A lifter's weights for windows of another length: places keep their distance to the centre, ends are repeated."""
+    """A lifter's weights for windows of another length: places keep their distance to the centre, ends are repeated.
+
+    A lone frame has no neighbours. For it depth-wise convolutions over frames become what they are to a frame that is
+    repeated: the sums of their weights.
+    """
     places = arrays["Temporal_pos_embed"]  # (1, frames, width)
     had = places.shape[1]
     at = np.clip(np.arange(frames) - frames // 2 + had // 2, 0, had - 1)
-    return {**arrays, "Temporal_pos_embed": places[:, at]}
+    changed = {"Temporal_pos_embed": places[:, at]}
+    if frames == 1 < had:
+        for name, weights in arrays.items():
+            if _ACROSS_FRAMES.fullmatch(name) and weights.shape[1] == 1:
+                changed[name] = np.zeros_like(weights)
+                changed[name][..., weights.shape[-1] // 2] = weights.sum(-1)
+    return {**arrays, **changed}
 
 
 def write_out(module: nn.Module) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from service.networks import create
-from service.networks.lifter import CONFIDENCE, create_lifter
+from service.networks.lifter import CONFIDENCE, SelfAttention, create_lifter
 
 OURS: dict[str, Any] = {
     "channels": 6,
@@ -132,6 +132,12 @@ def test_what_cannot_be_built_is_refused_by_name(options: dict[str, Any], said: 
 def test_a_window_of_another_shape_is_refused_with_both_shapes() -> None:
     with pytest.raises(ValueError, match=r"27, 17, 2.*9, 17, 2"):
         create("lifter", frames=27)(torch.zeros(1, 9, 17, 2))
+
+
+def test_who_is_alone_attends_to_itself() -> None:
+    torch.manual_seed(0)
+    attention, token = SelfAttention(16, 4), torch.randn(3, 1, 16)
+    assert torch.allclose(attention(token), attention(token.expand(-1, 2, -1))[:, :1], atol=1e-6)
 
 
 def test_a_shorter_window_takes_the_places_in_the_middle() -> None:

@@ -140,6 +140,19 @@ def test_a_lifter_for_more_frames_starts_as_the_one_for_fewer_around_the_centre(
     assert torch.equal(more[5:], places[2:].expand(2, -1))
 
 
+def test_a_lifter_of_lone_frames_starts_as_what_the_one_for_windows_makes_of_a_frame_repeated() -> None:
+    torch.manual_seed(0)
+    # In one block the ends, where a convolution sees nothing beyond, are too far away to be heard of in the middle.
+    many, one = (create("lifter", **{**NETWORK, "frames": frames}).eval() for frames in (7, 1))
+    with torch.no_grad():
+        for parameter in many.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        many.get_parameter("Temporal_pos_embed").copy_(torch.randn(1, 1, 17 * 8).expand(-1, 7, -1))
+    load_weights(one, other_frames(weights_of(many.state_dict()), 1), "many")
+    frame = torch.randn(3, 1, 17, 6)
+    assert torch.allclose(one(frame)[:, 0], many(frame.expand(-1, 7, -1, -1))[:, 3], atol=1e-5)
+
+
 def test_attention_written_out_is_attention() -> None:
     torch.manual_seed(0)
     attention, tokens = SelfAttention(16, 4), torch.randn(3, 17, 16)
