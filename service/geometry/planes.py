@@ -76,6 +76,8 @@ class Planes:
                 ].astype(np.uint8, copy=False)
                 for each in (u, v)
             )
+        # Of views with gaps in memory OpenCV merges in small pieces, which takes ten times as long.
+        y, u, v = (np.ascontiguousarray(each) for each in (y, u, v))
         return np.asarray(cv2.merge([y, u, v, v]), np.uint8)
 
     def rgb(self, part: Picture) -> Picture:

@@ -50,6 +50,15 @@ def test_a_part_may_begin_and_end_in_the_middle_of_a_square(size: tuple[int, int
         assert np.array_equal(picture.rgb(picture.part(top, bottom, left, right)), whole[top:bottom, left:right])
 
 
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_where_the_planes_lie_in_memory_changes_no_pixel(step: int) -> None:
+    wide = planes(120, 320)
+    gaps = Planes(wide.y[:, :160], wide.u[:, :80], wide.v[:, :80], COLOURS)
+    assert not gaps.u.flags.c_contiguous
+    dense = Planes(gaps.y.copy(), gaps.u.copy(), gaps.v.copy(), COLOURS)
+    assert np.array_equal(gaps.part(8, 112, 4, 156, step), dense.part(8, 112, 4, 156, step))
+
+
 def test_single_pixels_are_those_of_the_whole() -> None:
     picture = planes(121, 161)
     rows, columns = np.random.default_rng(0).integers(0, [[121], [161]], (2, 4 * 25)).reshape(2, 4, 25)
