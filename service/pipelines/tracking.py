@@ -102,7 +102,8 @@ class Tracked:
         step = time_s - self.seen_s
         if step > 0:
             common = np.minimum(points[:, 2], self.points[:, 2])
-            moved = np.nan_to_num(points[:, :2] - self.points[:, :2])
+            moved = points[:, :2] - self.points[:, :2]
+            moved[np.isnan(moved)] = 0
             speed = (moved * common[:, None]).sum(axis=0) / max(float(common.sum()), 1e-6) / step
             self.velocity = self.velocity + np.float32(min(1.0, step / SPEED_S)) * (speed - self.velocity)
         self.box, self.score, self.points = box, score, points
@@ -230,13 +231,15 @@ class Tracker:
         """(tracks, people): how much the poses are alike, and, less, how much the boxes overlap."""
         if not tracks or not len(boxes):
             return np.zeros((len(tracks), len(boxes)), np.float32)
-        last = np.array([track.box for track in tracks])
-        last[:, :2] += np.array([track.shift(time_s) for track in tracks])
-        unseen = np.array([time_s - track.seen_s for track in tracks])
+        shifts = np.array([track.shift(time_s) for track in tracks])
+        last, poses = np.array([track.box for track in tracks]), np.array([track.points for track in tracks])
+        last[:, :2] += shifts
+        poses[:, :, :2] += shifts[:, None]
+        looser = np.array([1 + max(time_s - track.seen_s - LOOSER_S, 0) / LOOSER_S for track in tracks])
         # Twice the area: a person moves between frames, while COCO's spread is that of two labellers.
-        area = SEGMENT_SHARE * last[:, 2:].prod(axis=1) * 2 * (1 + np.maximum(unseen - LOOSER_S, 0) / LOOSER_S)
-        poses = oks(np.array([track.predicted(time_s) for track in tracks])[:, None], points[None], area[:, None])
-        return (POSE_SHARE * poses + (1 - POSE_SHARE) * iou(last, boxes)).astype(np.float32)
+        area = SEGMENT_SHARE * (last[:, 2] * last[:, 3]) * 2 * looser
+        alike = oks(poses[:, None], points[None], area[:, None])
+        return (POSE_SHARE * alike + (1 - POSE_SHARE) * iou(last, boxes)).astype(np.float32, copy=False)
 
 
 def _clear(boxes: Array, points: Array) -> NDArray[np.bool_]:
@@ -276,11 +279,12 @@ def told_apart(tracks: Sequence[Tracked], time_s: float, boxes: Array, points: A
 
 def carried_box(track: Tracked, time_s: float, width: int, height: int) -> Array | None:
     """Where a person will be: the old box moved with the pose and its speed; None once it has left the picture."""
-    points, box = track.predicted(time_s), track.box
-    sure = points[points[:, 2] >= LOST_SCORE, :2]
+    box = track.box
+    sure = track.points[track.points[:, 2] >= LOST_SCORE, :2]
     if len(sure) < 3:
         return box
-    low, high = sure.min(axis=0), sure.max(axis=0)
+    shift = track.shift(time_s)
+    low, high = sure.min(axis=0) + shift, sure.max(axis=0) + shift
     size = np.maximum(0.5 * box[2:] + 0.5 * 1.2 * (high - low), 8)
     corner = (low + high) / 2 - size / 2
     left = np.maximum(corner, 0)
