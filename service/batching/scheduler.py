@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -78,9 +78,8 @@ class Scheduler:
         """The labels of engines that were let go and that somebody still works with."""
         return sorted(batcher.engine.label for batcher in self._retired)
 
-    def _all(self) -> Iterator[Batcher]:
-        yield from self.batchers
-        yield from self._retired
+    def _all(self) -> Sequence[Batcher]:
+        return [*self.batchers, *self._retired] if self._retired else self.batchers
 
     def start(self) -> None:
         for number in range(self.device.lanes.count + 1):
