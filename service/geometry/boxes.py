@@ -44,12 +44,8 @@ def clip(boxes: ArrayLike, width: float, height: float) -> Floats:
 
 def iou(a: ArrayLike, b: ArrayLike) -> Floats:
     """Shared over joint area of each box of `a` (n, 4) with each of `b` (m, 4): (n, m) in 0..1, 0 for empty boxes."""
-    first = np.asarray(a, np.float32).reshape(-1, 4).T[:, :, None]
-    second = np.asarray(b, np.float32).reshape(-1, 4).T[:, None]
-    wide = np.minimum(first[0] + first[2], second[0] + second[2]) - np.maximum(first[0], second[0])
-    tall = np.minimum(first[1] + first[3], second[1] + second[3]) - np.maximum(first[1], second[1])
-    shared = np.maximum(wide, 0) * np.maximum(tall, 0)
-    return _share(shared, first[2] * first[3] + second[2] * second[3] - shared)
+    first, second = (np.asarray(each, np.float32).reshape(-1, 4) for each in (a, b))
+    return _overlap(first, second)
 
 
 def suppress(boxes: ArrayLike, scores: ArrayLike, iou: float) -> NDArray[np.intp]:
@@ -63,7 +59,7 @@ def suppress(boxes: ArrayLike, scores: ArrayLike, iou: float) -> NDArray[np.intp
         (k,) indices of the kept boxes by falling score; only the best MOST_CANDIDATES boxes are looked at.
     """
     order = np.argsort(-np.asarray(scores, np.float32), kind="stable")[:MOST_CANDIDATES]
-    best = corners(boxes)[order]
+    best = np.asarray(boxes, np.float32).reshape(-1, 4)[order]
     return order[_greedy(_overlap(best, best) > iou)]
 
 
@@ -118,14 +114,13 @@ def same_people(points: ArrayLike, boxes: ArrayLike, scores: ArrayLike, limit: f
 
 
 def _overlap(a: Floats, b: Floats) -> Floats:
-    """`iou` of corners."""
+    """`iou` of (n, 4) and (m, 4)."""
     first, second = a.T[:, :, None], b.T[:, None]
     # Plane by plane: with the four numbers of a box innermost it takes five times as long.
-    wide = np.minimum(first[2], second[2]) - np.maximum(first[0], second[0])
-    tall = np.minimum(first[3], second[3]) - np.maximum(first[1], second[1])
-    shared = wide.clip(0, None) * tall.clip(0, None)
-    areas = (first[2] - first[0]) * (first[3] - first[1]), (second[2] - second[0]) * (second[3] - second[1])
-    return _share(shared, areas[0] + areas[1] - shared)
+    wide = np.minimum(first[0] + first[2], second[0] + second[2]) - np.maximum(first[0], second[0])
+    tall = np.minimum(first[1] + first[3], second[1] + second[3]) - np.maximum(first[1], second[1])
+    shared = np.maximum(wide, 0) * np.maximum(tall, 0)
+    return _share(shared, first[2] * first[3] + second[2] * second[3] - shared)
 
 
 def _share(part: Floats, whole: Floats) -> Floats:
