@@ -13,7 +13,7 @@ from service.engines.engine import Engine, Framing
 from service.engines.framing import FinderFraming, LiftFraming, PoseFraming, PublishedLiftFraming
 from service.engines.openvino_engine import openvino_available, openvino_infer
 from service.engines.torch_engine import torch_infer
-from service.engines.torch_framing import from_pixels
+from service.engines.torch_framing import described, from_pixels
 from service.errors import SettingWrong, StoreBroken
 from service.networks import TORCHVISION, create, load_weights
 from service.settings import Settings
@@ -59,7 +59,7 @@ def load_engine(
         module = create(manifest.network, **manifest.options)
         framing = framing_of(manifest, settings)
         if manifest.role != "lift":
-            network = from_pixels(module, manifest.input)
+            network = from_pixels(described(module) if manifest.role == "pose" else module, manifest.input)
     except (KeyError, ValueError) as error:
         raise StoreBroken(f"the manifest of {label}: {error}") from error
     load_weights(module, load(), f"{label}/{manifest.weights.file}")

@@ -1,4 +1,4 @@
-"""The chance that a found person is there, from the finder's score and from what the pose says of the box.
+"""The chance that a found person is there, from the finder's score and from what the detector says of the box.
 
 A logistic model whose weights a finder's manifest holds; `python -m training calibrate` fits them. Pure; training reads
 its figures by the same function. Pixels of one picture; poses are COCO-17.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,10 +54,16 @@ def _extents(boxes: Array, points: Array) -> Floats:
 
 @dataclass(frozen=True)
 class Presence:
-    """The logistic model over FLOOR. weights: by the names of FIGURES; offset: of the logit."""
+    """The logistic model over FLOOR. weights: by the names of FIGURES; offset: of the logit.
+
+    described: weights of a detector's description of the crop, where it was fitted with one. sure: what figures and
+    description of the detector add to the logit of one candidate in ten, or more; None: as SURE_POSE has it.
+    """
 
     weights: Mapping[str, float]
     offset: float
+    described: tuple[float, ...] = ()
+    sure: float | None = None
 
     @classmethod
     def read(cls, tables: Mapping[str, Any], pose: str) -> Presence | None:
@@ -70,25 +77,34 @@ class Presence:
         """
         if pose not in tables:
             return None
-        weights = tables[pose].get("weights", {})
-        if "offset" not in tables[pose] or set(weights) != set(FIGURES):
+        table = tables[pose]
+        weights = table.get("weights", {})
+        if "offset" not in table or set(weights) != set(FIGURES):
             wanted = f"`offset` and `weights` of {', '.join(FIGURES)}"
-            raise ValueError(f"`presence` of {pose} must have {wanted}, got {tables[pose]}")
-        return cls({name: float(weights[name]) for name in FIGURES}, float(tables[pose]["offset"]))
+            raise ValueError(f"`presence` of {pose} must have {wanted}, got {table}")
+        described = tuple(map(float, table.get("described", ())))
+        sure = float(table["sure"]) if "sure" in table else None
+        return cls({name: float(weights[name]) for name in FIGURES}, float(table["offset"]), described, sure)
 
-    def of(self, known: Floats) -> Floats:
-        """(n,) chances, FLOOR to 1, of (n, FIGURES)."""
+    def of(self, known: Floats, descriptions: Floats | Array | None = None) -> Floats:
+        """(n,) chances, FLOOR to 1, of (n, FIGURES) and, where `described`, (n, numbers) of the crops."""
         logits = known @ np.array([self.weights[name] for name in FIGURES]) + self.offset
+        if descriptions is not None:
+            logits = logits + descriptions @ self._described
         chances: Floats = FLOOR + (1 - FLOOR) / (1 + np.exp(-logits))
         return chances
 
-    def chances(self, boxes: Array, scores: Array, points: Array) -> Array:
-        """(n,) chances in 0..1; arguments as `figures` takes them."""
-        return self.of(figures(boxes, scores, points)).astype(np.float32)
+    @cached_property
+    def _described(self) -> Floats:
+        return np.array(self.described)
+
+    def chances(self, boxes: Array, scores: Array, points: Array, descriptions: Array | None = None) -> Array:
+        """(n,) chances in 0..1; arguments as `figures` takes them, and (n, numbers) of the crops where `described`."""
+        return self.of(figures(boxes, scores, points), descriptions).astype(np.float32)
 
     def least_score(self, chance: float) -> float:
         """The finder's score under which not even a sure pose makes that chance, so that none is computed."""
-        best = SURE_POSE * sum(max(self.weights[name], 0.0) for name in FIGURES[1:])
+        best = SURE_POSE * sum(max(self.weights[name], 0.0) for name in FIGURES[1:]) if self.sure is None else self.sure
         wanted = np.clip((chance - FLOOR) / (1 - FLOOR), 1e-9, 1 - 1e-9)
         logit = (np.log(wanted / (1 - wanted)) - self.offset - best) / max(self.weights["finder"], 1e-9)
         return float(1 / (1 + np.exp(-np.clip(logit, -30, 30))))
