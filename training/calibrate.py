@@ -34,13 +34,13 @@ Floats = NDArray[np.float64]
 
 # Of the finder. Thousands of boxes that are hardly anybody bend the line away from where it decides: fitted from 0.1
 # on, people are ranked worse (docs/training.md).
-LEAST_SCORE = 0.25
+LEAST_SCORE = 0.2
 MOST_CANDIDATES = 30  # of a photo, as many as a photo has with the default `max_people`
 SAME_PERSON = 0.5  # overlap with a label from which a box is right
 IN_IGNORED = 0.5  # part of a box inside one that is ignored (a crowd) from which it says nothing
 SHRINKAGE = 1e-3  # of the weights of figures that are brought to deviation 1 ...
 DESCRIBED_SHRINKAGE = 0.03  # ... and of a description's numbers, of which there are hundreds; by the development split
-SURE_SHARE = 0.1  # of the candidates, of whom a detector is surest: see `Presence.sure`
+SURE_SHARE = 0.1  # of the candidates, of whom a detector is surest: their least is `Presence.sure`
 STEPS = 50  # of Newton's method at most
 STANDSTILL = 1e-9  # of a step
 BINS = 10

@@ -56,8 +56,8 @@ def _extents(boxes: Array, points: Array) -> Floats:
 class Presence:
     """The logistic model over FLOOR. weights: by the names of FIGURES; offset: of the logit.
 
-    described: weights of a detector's description of the crop, where it was fitted with one. sure: what figures and
-    description of the detector add to the logit of one candidate in ten, or more; None: as SURE_POSE has it.
+    described: weights of a detector's description of the crop, where it was fitted with one. sure: the most that its
+    figures and description may add to the logit; None: no bound, and SURE_POSE says what is likely.
     """
 
     weights: Mapping[str, float]
@@ -88,9 +88,13 @@ class Presence:
 
     def of(self, known: Floats, descriptions: Floats | Array | None = None) -> Floats:
         """(n,) chances, FLOOR to 1, of (n, FIGURES) and, where `described`, (n, numbers) of the crops."""
-        logits = known @ np.array([self.weights[name] for name in FIGURES]) + self.offset
+        weights = np.array([self.weights[name] for name in FIGURES])
+        told = known[:, 1:] @ weights[1:]
         if descriptions is not None:
-            logits = logits + descriptions @ self._described
+            told = told + descriptions @ self._described
+        if self.sure is not None:  # nobody gets a chance for which `least_score` lets nobody look at the crop
+            told = np.minimum(told, self.sure)
+        logits = known[:, 0] * weights[0] + told + self.offset
         chances: Floats = FLOOR + (1 - FLOOR) / (1 + np.exp(-logits))
         return chances
 

@@ -93,9 +93,9 @@ DESCRIBED = TABLE | {"described": [0.5, -2.0], "sure": 1.5}
 
 
 def test_the_description_of_a_crop_speaks_for_or_against_a_person() -> None:
-    presence = read(DESCRIBED)
+    presence = read(DESCRIBED | {"sure": 9.0})
     descriptions = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 1.0]], np.float32)
-    plain, told = presence.chances(BOXES, SCORES, POSES), presence.chances(BOXES, SCORES, POSES, descriptions)
+    plain, told = (presence.chances(BOXES, SCORES, POSES, each) for each in (None, descriptions))
     assert told[0] == plain[0] and told[1] > plain[1] and told[2] < plain[2]
 
 
@@ -105,6 +105,14 @@ def test_with_descriptions_the_least_score_is_that_of_the_surest_tenth(chance: f
     least = presence.least_score(chance)
     best = np.array([[np.log(least / (1 - least)), 0.5, 0.0]])  # 3 times a half: 1.5
     assert presence.of(best, np.zeros((1, 2)))[0] == pytest.approx(chance, abs=1e-6)
+
+
+def test_no_description_makes_likely_whom_the_least_score_would_have_left_out() -> None:
+    presence = read(DESCRIBED)
+    least = np.full(3, presence.least_score(0.4), np.float32)
+    sure = np.full((3, 2), (99.0, 0.0), np.float32)
+    np.testing.assert_allclose(presence.chances(BOXES, least, POSES, sure), 0.4, atol=1e-5)
+    assert (presence.chances(BOXES, least * np.float32(0.99), POSES, sure) < 0.4).all()
 
 
 # ---- In a photo
