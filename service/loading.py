@@ -13,7 +13,7 @@ from service.engines.engine import Engine, Framing
 from service.engines.framing import FinderFraming, LiftFraming, PoseFraming, PublishedLiftFraming
 from service.engines.openvino_engine import openvino_available, openvino_infer
 from service.engines.torch_engine import torch_infer
-from service.engines.torch_framing import described, from_pixels
+from service.engines.torch_framing import from_pixels
 from service.errors import SettingWrong, StoreBroken
 from service.networks import TORCHVISION, create, load_weights
 from service.settings import Settings
@@ -21,7 +21,7 @@ from service.store.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
-# A second lifter, whose window is longer, for sequences that the first one's does not hold.
+# A second lifter for what the first one's window does not hold: in the embedded store, for whatever moves.
 LONG = "lift_long"
 # What is warmed, and the most of a batch, which `batch_ms` makes less. A CPU's time grows with every row, so few sizes
 # and no padding, and nothing is won by more rows than these; a GPU's hardly grows at first.
@@ -59,7 +59,7 @@ def load_engine(
         module = create(manifest.network, **manifest.options)
         framing = framing_of(manifest, settings)
         if manifest.role != "lift":
-            network = from_pixels(described(module) if manifest.role == "pose" else module, manifest.input)
+            network = from_pixels(module, manifest.input)
     except (KeyError, ValueError) as error:
         raise StoreBroken(f"the manifest of {label}: {error}") from error
     load_weights(module, load(), f"{label}/{manifest.weights.file}")

@@ -1,10 +1,9 @@
 """Fits the chance that a found person is there: `python -m training calibrate --photos FOLDER`.
 
 The finder and the detector of a store look at hand-labelled photos; a logistic model learns from the finder's score and
-the poses, and of a detector that describes its crops from the descriptions, which of the finder's boxes hold a labelled
-person, and the finder's manifest keeps its weights (table `presence`). Fitted on the training split, told on the
-development split; photos of nobody weigh as much as those of people. The same photos and models give the same weights.
-Boxes are x, y, width, height in picture pixels.
+the poses which of the finder's boxes hold a labelled person, and the finder's manifest keeps its weights (table
+`presence`). Fitted on the training split, told on the development split. The same photos and models give the same
+weights. Boxes are x, y, width, height in picture pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from service.engines.engine import Engine
 from service.engines.framing import CropRow, PictureRow
 from service.geometry.boxes import iou
 from service.loading import load_engine
-from service.networks import create
 from service.pipelines.presence import FIGURES, Presence, figures
 from service.settings import Settings
 from service.store.manifest import to_toml
@@ -34,30 +32,22 @@ Floats = NDArray[np.float64]
 
 # Of the finder. Thousands of boxes that are hardly anybody bend the line away from where it decides: fitted from 0.1
 # on, people are ranked worse (docs/training.md).
-LEAST_SCORE = 0.2
+LEAST_SCORE = 0.25
 MOST_CANDIDATES = 30  # of a photo, as many as a photo has with the default `max_people`
 SAME_PERSON = 0.5  # overlap with a label from which a box is right
 IN_IGNORED = 0.5  # part of a box inside one that is ignored (a crowd) from which it says nothing
-SHRINKAGE = 1e-3  # of the weights of figures that are brought to deviation 1 ...
-DESCRIBED_SHRINKAGE = 0.03  # ... and of a description's numbers, of which there are hundreds; by the development split
-SURE_SHARE = 0.1  # of the candidates, of whom a detector is surest: their least is `Presence.sure`
-STEPS = 50  # of Newton's method at most
-STANDSTILL = 1e-9  # of a step
+SHRINKAGE = 1e-3  # of the weights of figures that are brought to deviation 1
+STEPS = 50  # of Newton's method; it stands still long before
 BINS = 10
 HEADING = "## The score"
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The finder's boxes of some photos: known (n, FIGURES) what the chance is computed from; person (n,) bool.
-
-    descriptions: (n, numbers) of the crops, no numbers where the detector has none. weights: (n,) what each counts.
-    """
+    """The finder's boxes of some photos: known (n, FIGURES) what the chance is computed from; person (n,) bool."""
 
     known: Floats
     person: NDArray[np.bool_]
-    descriptions: Floats
-    weights: Floats
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -87,63 +77,44 @@ def calibrate(arguments: Namespace) -> dict[str, Any]:
         if arguments.nobody:  # every other one
             nobody = read_photos(arguments.photos, PhotoSetRecipe(pictures=arguments.nobody)).photos
             sets[split] += nobody[split == "development" :: 2]
-    described = hasattr(create(pose.manifest.network, **pose.manifest.options), "described")
-    found = {split: candidates(photos, finder, detector, described) for split, photos in sets.items()}
+    found = {split: candidates(photos, finder, detector) for split, photos in sets.items()}
     presence = fit(found["training"])
-    told = found["development"]
-    chances = presence.of(told.known, told.descriptions)
-    facts = {
+    told = {
         "photos": {split: len(photos) for split, photos in sets.items()},
         "candidates": {split: len(each.person) for split, each in found.items()},
-        **reliability(chances, told.person, told.weights),
+        **reliability(presence.of(found["development"].known), found["development"].person),
     }
-    write(person, presence, pose.label, arguments.side, facts["error"])
-    return facts
+    write(person, presence, pose.label, arguments.side, told["error"])
+    return told
 
 
-def candidates(
-    photos: Sequence[LabelledPhoto], finder: Engine, detector: Engine, described: bool = False
-) -> Candidates:
+def candidates(photos: Sequence[LabelledPhoto], finder: Engine, detector: Engine) -> Candidates:
     """What both networks say of the photos, and which boxes are right. Boxes of which nothing is known are left out.
-
-    Photos of nobody, if there are any, weigh as much as all others together: as if half of what comes showed nobody.
-
-    Args:
-        described: whether the detector describes its crops.
 
     Raises:
         ValueError: there is no candidate.
     """
-    known, person, descriptions, weights = [], [], [], []
-    empty = sum(not photo.people for photo in photos)
-    weight_of_empty = (len(photos) - empty) / empty if 0 < empty < len(photos) else 1.0
-    for boxes, scores, points, numbers, people in _looks(photos, finder, detector, described):
+    known, person = [], []
+    for boxes, scores, points, people in _looks(photos, finder, detector):
         kinds = judged(boxes, people)
         asked = kinds >= 0
         known.append(figures(boxes[asked], scores[asked], points[asked]))
         person.append(kinds[asked] == 1)
-        descriptions.append(numbers[asked])
-        weights.append(np.full(int(asked.sum()), 1.0 if people else weight_of_empty))
     if not known:
         raise ValueError(f"{len(photos)} photos have no candidate with a score of {LEAST_SCORE} or more")
-    return Candidates(*map(np.concatenate, (known, person, descriptions, weights)))
+    return Candidates(np.concatenate(known), np.concatenate(person))
 
 
-def _looks(
-    photos: Sequence[LabelledPhoto], finder: Engine, detector: Engine, described: bool
-) -> Iterator[tuple[Any, ...]]:
-    """(boxes, the finder's scores, points, descriptions, labelled people) of every photo with a candidate."""
+def _looks(photos: Sequence[LabelledPhoto], finder: Engine, detector: Engine) -> Iterator[tuple[Any, ...]]:
+    """(boxes, the finder's scores, points, labelled people) of every photo with a candidate."""
     for photo in photos:
         picture = read_picture(photo.file)
         found = finder.run(finder.prepare([PictureRow(picture)]))[0]
         likely = (found.scores >= LEAST_SCORE) & (found.boxes[:, 2:] > 0).all(1)
         boxes, scores = found.boxes[likely][:MOST_CANDIDATES], found.scores[likely][:MOST_CANDIDATES]
         if len(boxes):
-            rows = [CropRow(picture, box, described=described) for box in boxes]
-            seen = detector.run(detector.prepare(rows))
-            points = np.stack([each.points for each in seen] if described else seen)
-            numbers = [each.description for each in seen] if described else np.zeros((len(seen), 0))
-            yield boxes, scores, points, np.asarray(numbers, np.float64), photo.people
+            points = np.stack(detector.run(detector.prepare([CropRow(picture, box) for box in boxes])))
+            yield boxes, scores, points, photo.people
 
 
 def judged(boxes: NDArray[np.float32], people: Sequence[LabelledPerson]) -> NDArray[np.int64]:
@@ -183,58 +154,37 @@ def fit(given: Candidates) -> Presence:
     """
     if given.person.all() or not given.person.any():
         raise ValueError(f"{len(given.person)} candidates, of whom {given.person.sum()} are people: nothing to learn")
-    figured, numbers = given.known.shape[1], given.descriptions.shape[1]
-    shrinkage = np.r_[np.full(figured, SHRINKAGE), np.full(numbers, DESCRIBED_SHRINKAGE)]
-    both = np.concatenate([given.known, given.descriptions], 1)
-    weights, offset = logistic(both, given.person.astype(np.float64), shrinkage, given.weights)
-    rounded = {name: round(float(weight), 5) for name, weight in zip(FIGURES, weights, strict=False)}
-    described = tuple(round(float(weight), 5) for weight in weights[figured:])
-    if not described:
-        return Presence(rounded, round(offset, 5))
-    surest = np.quantile(both[:, 1:] @ weights[1:], 1 - SURE_SHARE)
-    return Presence(rounded, round(offset, 5), described, round(float(surest), 5))
+    weights, offset = logistic(given.known, given.person.astype(np.float64))
+    rounded = {name: round(float(weight), 5) for name, weight in zip(FIGURES, weights, strict=True)}
+    return Presence(rounded, round(offset, 5))
 
 
-def logistic(
-    known: Floats, wanted: Floats, shrinkage: Floats | float = SHRINKAGE, each: Floats | None = None
-) -> tuple[Floats, float]:
-    """(figures,) weights and the offset whose sigmoid comes nearest to wanted (n,) in 0..1, of known (n, figures).
-
-    shrinkage: of the weights of figures that are brought to deviation 1. each: (n,) what a line counts, of mean 1.
-    """
+def logistic(known: Floats, wanted: Floats) -> tuple[Floats, float]:
+    """(figures,) weights and the offset whose sigmoid comes nearest to wanted (n,) in 0..1, of known (n, figures)."""
     mean, spread = known.mean(0), known.std(0) + 1e-9
     inputs = np.column_stack([(known - mean) / spread, np.ones(len(known))])
-    shrink = np.r_[np.broadcast_to(shrinkage, known.shape[1]), 0]
-    counts = np.ones(len(known)) if each is None else each / each.mean()
+    shrink = SHRINKAGE * np.r_[np.ones(known.shape[1]), 0]
     weights = np.zeros(inputs.shape[1])
     for _ in range(STEPS):
         chance = 1 / (1 + np.exp(-inputs @ weights))
-        slope = inputs.T @ (counts * (chance - wanted)) / len(inputs) + shrink * weights
-        bend = (inputs * (counts * chance * (1 - chance))[:, None]).T @ inputs / len(inputs) + np.diag(shrink + 1e-9)
-        step = np.linalg.solve(bend, slope)
-        weights = weights - step
-        if np.abs(step).max() < STANDSTILL:
-            break
+        slope = inputs.T @ (chance - wanted) / len(inputs) + shrink * weights
+        bend = (inputs * (chance * (1 - chance))[:, None]).T @ inputs / len(inputs) + np.diag(shrink + 1e-9)
+        weights = weights - np.linalg.solve(bend, slope)
     plain = weights[:-1] / spread
     return plain, float(weights[-1] - plain @ mean)
 
 
-def reliability(chances: Floats, person: NDArray[np.bool_] | Floats, each: Floats | None = None) -> dict[str, Any]:
+def reliability(chances: Floats, person: NDArray[np.bool_] | Floats) -> dict[str, Any]:
     """How far the chances are from shares of people: `error`, the mean distance over bins of equal width by their size
-    (expected calibration error), and `bins`, a line each: candidates, mean chance, share of people.
-
-    each: (n,) what a candidate counts.
-    """
-    counts = np.ones(len(chances)) if each is None else each
+    (expected calibration error), and `bins`, a line each: candidates, mean chance, share of people."""
     bins = np.minimum((chances * BINS).astype(int), BINS - 1)
-    lines = []
-    for n in range(BINS):
-        inside = bins == n
-        if inside.any():
-            mean, share = (float(np.average(v[inside], weights=counts[inside])) for v in (chances, 1.0 * person))
-            lines.append([int(inside.sum()), mean, share, float(counts[inside].sum())])
-    error = sum(size * abs(mean - share) for _, mean, share, size in lines) / max(float(counts.sum()), 1e-9)
-    return {"error": round(error, 4), "bins": [[count, round(m, 3), round(s, 3)] for count, m, s, _ in lines]}
+    lines = [
+        [int((bins == n).sum()), float(chances[bins == n].mean()), float(person[bins == n].mean())]
+        for n in range(BINS)
+        if (bins == n).any()
+    ]
+    error = sum(count * abs(mean - share) for count, mean, share in lines) / max(len(chances), 1)
+    return {"error": round(error, 4), "bins": [[count, round(m, 3), round(s, 3)] for count, m, s in lines]}
 
 
 def write(entry: Entry, presence: Presence, pose: str, side: int, error: float) -> None:
@@ -243,9 +193,7 @@ def write(entry: Entry, presence: Presence, pose: str, side: int, error: float) 
     What stood there for other versions of the detector goes.
     """
     kept = {label: old for label, old in entry.manifest.presence.items() if label.split("@")[0] != pose.split("@")[0]}
-    new: dict[str, Any] = {"side": side, "error": error, "offset": presence.offset, "weights": dict(presence.weights)}
-    if presence.described:
-        new |= {"sure": presence.sure, "described": list(presence.described)}
+    new = {"side": side, "error": error, "offset": presence.offset, "weights": dict(presence.weights)}
     tables = dict(sorted((kept | {pose: new}).items()))
     (entry.folder / MANIFEST).write_text(to_toml(replace(entry.manifest, presence=tables)), encoding="utf-8")
     before, _, after = (entry.folder / CARD).read_text(encoding="utf-8").partition(HEADING)
@@ -254,8 +202,7 @@ def write(entry: Entry, presence: Presence, pose: str, side: int, error: float) 
     text = f"""{HEADING}
 
 A person's `score` is the chance that a person is there, made of the finder's score and of what the detector says of the
-box, among photos half of which show nobody. On photos that it was not fitted on, chances are this far off on average
-(expected calibration error):
+box. On photos that it was not fitted on, chances are this far off on average (expected calibration error):
 
 | detector | input side | error |
 | --- | --- | --- |

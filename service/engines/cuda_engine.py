@@ -152,7 +152,7 @@ def graph_infer(module: nn.Module, example: NDArray[Any], sizes: Sequence[int], 
     graphs = Graphs(step, statics, sizes, device)
 
     def infer(inputs: NDArray[Any]) -> list[NDArray[Any]]:
-        return graphs.run(len(inputs), [torch.from_numpy(np.ascontiguousarray(inputs))])
+        return graphs.run(len(inputs), [torch.from_numpy(np.ascontiguousarray(inputs))], 100)
 
     return infer, graphs.runtime
 
@@ -171,7 +171,7 @@ def parts_infer(network: FromParts, framing: PartsFraming, sizes: Sequence[int],
         if not isinstance(inputs, Parts):
             inputs = framing.inputs([TensorCropRow(crop) for crop in inputs])
         given = [torch.from_numpy(inputs.pixels), torch.from_numpy(inputs.lines)]
-        return graphs.run(len(inputs), given, None if inputs.heatmaps else -1)  # they are the last
+        return graphs.run(len(inputs), given, 2 if inputs.heatmaps else 1)
 
     return infer, graphs.runtime
 

@@ -71,9 +71,8 @@ class Graphs:
     def size_for(self, count: int) -> int:
         return next(size for size in self.sizes if size >= count)
 
-    def run(self, count: int, given: Sequence[Tensor], until: int | None = None) -> list[NDArray[Any]]:
-        """Copies `given` into the beginnings of the inputs, runs, and returns the first `count` of each output, up to
-        the output `until`, as slices count."""
+    def run(self, count: int, given: Sequence[Tensor], wanted: int) -> list[NDArray[Any]]:
+        """Copies `given` into the beginnings of the inputs, runs, and returns the first `count` of `wanted` outputs."""
         size = self.size_for(count)
         inputs = self._statics[size]
         with torch.no_grad(), torch.cuda.device(self.device):
@@ -84,7 +83,7 @@ class Graphs:
                 outputs = self._captured[size].outputs
             else:
                 outputs = list(self._step(*inputs))
-            answers = [_pinned(output[:count]) for output in outputs[:until]]
+            answers = [_pinned(output[:count]) for output in outputs[:wanted]]
             torch.cuda.current_stream().synchronize()
         return [answer.numpy() for answer in answers]
 

@@ -58,14 +58,12 @@ class CropRow:
     """One person for the detector: the box in the picture's pixels. `flip_test` costs a second, mirrored input.
 
     rotation: degrees by which the picture turns counter-clockwise about the middle of the box, which does not turn.
-    described: answer a `DescribedPose`; of a detector that describes its crops.
     """
 
     picture: AnyPicture
     box: Array
     flip_test: bool = False
     rotation: float = 0.0
-    described: bool = False
 
     @property
     def cost(self) -> int:
@@ -129,14 +127,6 @@ class CropPose:
 
     points: Array
     heatmaps: Array | None
-
-
-@dataclass(frozen=True)
-class DescribedPose:
-    """points: (17, 3) as of any crop; description: (numbers,) what else the network says of it."""
-
-    points: Array
-    description: Array
 
 
 class FinderFraming:
@@ -227,8 +217,7 @@ class PoseFraming:
         return np.zeros((1, self.height, self.width, 3), np.uint8)
 
     def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[CropRow | TensorCropRow]) -> list[Any]:
-        """(17, 3) a row: x, y in picture pixels, score 0..1; a DescribedPose where it is asked for; a CropPose for a
-        crop that was given as such."""
+        """(17, 3) a row: x, y in picture pixels, score 0..1; a CropPose for a crop that was given as such."""
         heatmaps = outputs[0]
         first = np.cumsum([0, *(row.cost for row in rows)])[:-1]
         own = heatmaps if len(heatmaps) == len(rows) else heatmaps[first]
@@ -239,15 +228,14 @@ class PoseFraming:
         positions, scores = self.decode(own)
         in_input = cells_to_input(positions, self.stride, self.shift)
         points = np.concatenate([in_input, scores.clip(0, 1)[..., None]], axis=-1)
-        answers: list[Array | CropPose | DescribedPose] = []
+        answers: list[Array | CropPose] = []
         for n, row in enumerate(rows):
             if isinstance(row, TensorCropRow):
                 # Copies: a view would keep the whole batch's heatmaps for as long as one caller's answer.
                 maps = own[n].astype(np.float32) if row.heatmaps else None
                 answers.append(CropPose(points[n].astype(np.float32), maps))
             else:
-                pose = to_picture(points[n], self.crop(row))
-                answers.append(DescribedPose(pose, outputs[1][first[n]].copy()) if row.described else pose)
+                answers.append(to_picture(points[n], self.crop(row)))
         return answers
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.geometry.crops import LEAST_SCALE, cut, part_for
 
-from .framing import CropPose, CropRow, DescribedPose, PoseFraming, TensorCropRow
+from .framing import CropPose, CropRow, PoseFraming, TensorCropRow
 from .torch_framing import BEGIN, LINE, PART_SIZE, PARTNER, TO_PART, TO_PICTURE
 
 Pixels = NDArray[np.uint8]
@@ -111,17 +111,16 @@ class PartsFraming(PoseFraming):
         return every
 
     def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[CropRow | TensorCropRow]) -> list[Any]:
-        """As `PoseFraming` answers; outputs: points (n, 17, 3), descriptions (n, numbers) of a network that has them,
-        and heatmaps (n, 17, h, w) if asked for."""
+        """As `PoseFraming` answers; outputs: points (n, 17, 3), and heatmaps (n, 17, h, w) if asked for."""
         first = np.cumsum([0, *(row.cost for row in rows)])[:-1]
         # Copies: a view would keep the whole batch's memory for as long as one caller's answer.
         points = outputs[0][first].copy()
         answers: list[Any] = []
         for n, row in enumerate(rows):
             if isinstance(row, TensorCropRow):
-                answers.append(CropPose(points[n], outputs[-1][first[n]].copy() if row.heatmaps else None))
+                answers.append(CropPose(points[n], outputs[1][first[n]].copy() if row.heatmaps else None))
             else:
-                answers.append(DescribedPose(points[n], outputs[1][first[n]].copy()) if row.described else points[n])
+                answers.append(points[n])
         return answers
 
 

@@ -25,22 +25,6 @@ TO_PART, BEGIN, PART_SIZE, TO_PICTURE, PARTNER = slice(0, 6), 6, slice(7, 9), sl
 LINE = 16
 
 
-class Described(nn.Module):
-    """A detector that answers heatmaps and a description of the crop, as `LiteHRNet.described` has it."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Any:
-        return self.network.described(x)  # type: ignore[operator]
-
-
-def described(network: nn.Module) -> nn.Module:
-    """The detector with its description of the crop; itself, where it has none."""
-    return Described(network) if hasattr(network, "described") else network
-
-
 class FromPixels(nn.Module):
     """(n, height, width, 3) RGB in 0..255, uint8 or floating, to the network's outputs.
 
@@ -105,7 +89,7 @@ class FromParts(nn.Module):
         self.flip_shift = int(preset["flip_shift"])
         self.decode = decoder_named(preset["decode"], int(preset.get("blur", 3)))
 
-    def forward(self, parts: Tensor, lines: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, parts: Tensor, lines: Tensor) -> tuple[Tensor, Tensor]:
         """Reads the crops that `lines` describe out of `parts`.
 
         Args:
@@ -115,12 +99,9 @@ class FromParts(nn.Module):
         Returns:
             points: (n, 17, 3) float32, x and y in picture pixels and score 0..1; of a mirror image, merged or not, no
                 point is of use.
-            description: (n, numbers) float32, of the crops, of a network that has one.
             heatmaps: (n, 17, rows, columns) float32, as the network answered them.
         """
-        answered = self.network(cut_parts(parts, lines, self.height, self.width))
-        heatmaps, *more = answered if isinstance(answered, tuple | list) else (answered,)
-        heatmaps = heatmaps.float()
+        heatmaps = self.network(cut_parts(parts, lines, self.height, self.width)).float()
         partner = lines[:, PARTNER].long()
         own = torch.arange(len(lines), device=lines.device)
         merged = merge_mirrored(heatmaps, heatmaps[own + partner], self.order, self.flip_shift)
@@ -130,8 +111,7 @@ class FromParts(nn.Module):
         in_input = (positions.double() * self.stride + self.centre).float().double()
         way = lines[:, TO_PICTURE].reshape(-1, 2, 3)
         points = in_input @ way[:, :, :2].transpose(1, 2) + way[:, None, :, 2]
-        points = torch.cat([points.float(), scores.clamp(0, 1)[..., None]], dim=-1)
-        return points, *(each.float() for each in more), heatmaps
+        return torch.cat([points.float(), scores.clamp(0, 1)[..., None]], dim=-1), heatmaps
 
 
 def cut_parts(parts: Tensor, lines: Tensor, height: int, width: int) -> Tensor:

@@ -18,7 +18,6 @@ from .attention import ChannelAttention, Gate, Placement, place_attention
 from .sides import check_sides
 
 WIDTHS = (40, 80, 160, 320)
-DESCRIBED = sum(WIDTHS[2:])  # numbers of a crop's description
 MODULES = {2: 2, 3: 4, 4: 2}
 BRANCHES = {2: 2, 3: 3, 4: 4}
 UNITS = 2  # shuffle units a branch of a module
@@ -190,24 +189,13 @@ class LiteHRNet(nn.Module):
         self.head = Head(options.joints)
 
     def forward(self, x: Tensor) -> Tensor:
-        heatmaps: Tensor = self.head(self._branches(x))
-        return heatmaps
-
-    def described(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The heatmaps, and a description of the crop: (batch, DESCRIBED), means over the two lowest branches.
-
-        The heatmaps say where joints would be; whether there is anybody at all, these numbers tell better.
-        """
-        branches = self._branches(x)
-        return self.head(branches), torch.cat([branch.mean((2, 3)) for branch in branches[-2:]], 1)
-
-    def _branches(self, x: Tensor) -> list[Tensor]:
         check_sides(x)
         stem = self.stem(x)
         branches = self.stage2([branch(stem) for branch in self.transition1])
         branches = self.stage3([*branches, self.transition2(branches[-1])])
-        four: list[Tensor] = self.stage4([*branches, self.transition3(branches[-1])])
-        return four
+        branches = self.stage4([*branches, self.transition3(branches[-1])])
+        heatmaps: Tensor = self.head(branches)
+        return heatmaps
 
 
 def create_lite_hrnet(**options: object) -> LiteHRNet:

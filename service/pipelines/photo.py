@@ -135,19 +135,16 @@ class PhotoPipeline:
         found: Found = (await run_rows(self.person, [PictureRow(picture, least_score=least)], call))[0]
         kept = np.nonzero((found.scores >= least) & (found.boxes[:, 2:] > 0).all(1))[0][:most]
         boxes, scores = found.boxes[kept], found.scores[kept]
-        described = self.presence is not None and bool(self.presence.described)
-        rows = [CropRow(picture, box, options.flip_test, described=described) for box in boxes]
-        seen = await run_rows(self.pose, rows, call)
-        descriptions = np.stack([each.description for each in seen]) if described and seen else None
-        points = _stacked([each.points for each in seen] if described else seen)
-        chances = self._chances(boxes, scores, points, descriptions)
+        rows = [CropRow(picture, box, options.flip_test) for box in boxes]
+        points = _stacked(await self.poses(rows, call, second_look=False))
+        chances = self._chances(boxes, scores, points)
         if options.second_look:
             likely = np.nonzero(np.maximum(scores, chances) >= options.min_person_score)[0]
             first = points[likely]
             again = await self._look_again([rows[n] for n in likely], first, call)
             if again is not first:
                 points[likely] = again
-                chances = self._chances(boxes, scores, points, descriptions)
+                chances = self._chances(boxes, scores, points)
         people = same_people(points, boxes, chances)
         people = people[chances[people] >= options.min_person_score][: options.max_people]
         return boxes[people], chances[people], points[people]
@@ -173,9 +170,9 @@ class PhotoPipeline:
         """The detector's points (..., 17, 3) in boxes (..., 4) with the scores that are answered."""
         return points if self.certainty is None else self.certainty.of(points, boxes)
 
-    def _chances(self, boxes: Array, scores: Array, points: Array, descriptions: Array | None) -> Array:
+    def _chances(self, boxes: Array, scores: Array, points: Array) -> Array:
         """(n,) chances that a person is there."""
-        return scores if self.presence is None else self.presence.chances(boxes, scores, points, descriptions)
+        return scores if self.presence is None else self.presence.chances(boxes, scores, points)
 
     async def _lift(
         self, points: Array, size: tuple[int, int], options: PhotoOptions, camera: Camera, call: Call

@@ -1,4 +1,4 @@
-"""The chance that a found person is there, from the finder's score and from what the detector says of the box.
+"""The chance that a found person is there, from the finder's score and from what the pose says of the box.
 
 A logistic model whose weights a finder's manifest holds; `python -m training calibrate` fits them. Pure; training reads
 its figures by the same function. Pixels of one picture; poses are COCO-17.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,16 +53,10 @@ def _extents(boxes: Array, points: Array) -> Floats:
 
 @dataclass(frozen=True)
 class Presence:
-    """The logistic model over FLOOR. weights: by the names of FIGURES; offset: of the logit.
-
-    described: weights of a detector's description of the crop, where it was fitted with one. sure: the most that its
-    figures and description may add to the logit; None: no bound, and SURE_POSE says what is likely.
-    """
+    """The logistic model over FLOOR. weights: by the names of FIGURES; offset: of the logit."""
 
     weights: Mapping[str, float]
     offset: float
-    described: tuple[float, ...] = ()
-    sure: float | None = None
 
     @classmethod
     def read(cls, tables: Mapping[str, Any], pose: str) -> Presence | None:
@@ -77,38 +70,25 @@ class Presence:
         """
         if pose not in tables:
             return None
-        table = tables[pose]
-        weights = table.get("weights", {})
-        if "offset" not in table or set(weights) != set(FIGURES):
+        weights = tables[pose].get("weights", {})
+        if "offset" not in tables[pose] or set(weights) != set(FIGURES):
             wanted = f"`offset` and `weights` of {', '.join(FIGURES)}"
-            raise ValueError(f"`presence` of {pose} must have {wanted}, got {table}")
-        described = tuple(map(float, table.get("described", ())))
-        sure = float(table["sure"]) if "sure" in table else None
-        return cls({name: float(weights[name]) for name in FIGURES}, float(table["offset"]), described, sure)
+            raise ValueError(f"`presence` of {pose} must have {wanted}, got {tables[pose]}")
+        return cls({name: float(weights[name]) for name in FIGURES}, float(tables[pose]["offset"]))
 
-    def of(self, known: Floats, descriptions: Floats | Array | None = None) -> Floats:
-        """(n,) chances, FLOOR to 1, of (n, FIGURES) and, where `described`, (n, numbers) of the crops."""
-        weights = np.array([self.weights[name] for name in FIGURES])
-        told = known[:, 1:] @ weights[1:]
-        if descriptions is not None:
-            told = told + descriptions @ self._described
-        if self.sure is not None:  # nobody gets a chance for which `least_score` lets nobody look at the crop
-            told = np.minimum(told, self.sure)
-        logits = known[:, 0] * weights[0] + told + self.offset
+    def of(self, known: Floats) -> Floats:
+        """(n,) chances, FLOOR to 1, of (n, FIGURES)."""
+        logits = known @ np.array([self.weights[name] for name in FIGURES]) + self.offset
         chances: Floats = FLOOR + (1 - FLOOR) / (1 + np.exp(-logits))
         return chances
 
-    @cached_property
-    def _described(self) -> Floats:
-        return np.array(self.described)
-
-    def chances(self, boxes: Array, scores: Array, points: Array, descriptions: Array | None = None) -> Array:
-        """(n,) chances in 0..1; arguments as `figures` takes them, and (n, numbers) of the crops where `described`."""
-        return self.of(figures(boxes, scores, points), descriptions).astype(np.float32)
+    def chances(self, boxes: Array, scores: Array, points: Array) -> Array:
+        """(n,) chances in 0..1; arguments as `figures` takes them."""
+        return self.of(figures(boxes, scores, points)).astype(np.float32)
 
     def least_score(self, chance: float) -> float:
         """The finder's score under which not even a sure pose makes that chance, so that none is computed."""
-        best = SURE_POSE * sum(max(self.weights[name], 0.0) for name in FIGURES[1:]) if self.sure is None else self.sure
+        best = SURE_POSE * sum(max(self.weights[name], 0.0) for name in FIGURES[1:])
         wanted = np.clip((chance - FLOOR) / (1 - FLOOR), 1e-9, 1 - 1e-9)
         logit = (np.log(wanted / (1 - wanted)) - self.offset - best) / max(self.weights["finder"], 1e-9)
         return float(1 / (1 + np.exp(-np.clip(logit, -30, 30))))

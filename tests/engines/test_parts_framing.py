@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from service.engines.framing import CropRow, DescribedPose, PoseFraming, TensorCropRow
+from service.engines.framing import CropRow, PoseFraming, TensorCropRow
 from service.engines.parts_framing import PartsFraming
-from service.engines.torch_framing import FromParts, cut_parts, described, from_pixels
+from service.engines.torch_framing import FromParts, cut_parts, from_pixels
 from service.geometry.crops import cut
 from service.importing.entry import PRESETS
 
@@ -71,23 +70,16 @@ class Peaks(nn.Module):
         return torch.exp(-8 * (stacked.amax((2, 3), keepdim=True) - stacked) / (spread + 1e-3)) * 0.9
 
 
-class DescribedPeaks(Peaks):
-    """And what else it sees of a crop: the mean light of each channel."""
-
-    def described(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        return self(crops), crops.mean((2, 3))
-
-
 def by_numpy(preset: dict[str, Any], rows: Sequence[Row]) -> list[Any]:
     framing = PoseFraming(preset)
     with torch.no_grad():
-        outputs = from_pixels(described(DescribedPeaks()), preset)(torch.from_numpy(framing.inputs(rows)))
-    return framing.answers([output.numpy() for output in outputs], rows)
+        heatmaps = from_pixels(Peaks(), preset)(torch.from_numpy(framing.inputs(rows)))
+    return framing.answers([heatmaps.numpy()], rows)
 
 
 def on_device(preset: dict[str, Any], rows: Sequence[Row], device: str) -> list[Any]:
     framing = PartsFraming(preset)
-    network = FromParts(from_pixels(described(DescribedPeaks()), preset), preset).to(device)
+    network = FromParts(from_pixels(Peaks(), preset), preset).to(device)
     parts = framing.inputs(rows)
     with torch.no_grad():
         outputs = network(torch.from_numpy(parts.pixels).to(device), torch.from_numpy(parts.lines).to(device))
@@ -135,35 +127,6 @@ def test_given_crops_come_back_in_their_own_pixels_with_heatmaps_if_asked_for(de
     np.testing.assert_allclose(answers[0].heatmaps, wanted[0].heatmaps, atol=1e-3)
     np.testing.assert_allclose(answers[2].points, wanted[2].points, atol=0.02)
     assert answers[2].heatmaps is None
-
-
-@DEVICES
-@pytest.mark.parametrize("heatmaps", [False, True])
-def test_rows_that_want_it_get_the_description_of_their_own_crop(device: str, heatmaps: bool) -> None:
-    rows: list[Row] = [
-        row(BOXES[0], flip_test=True),
-        replace(row(BOXES[1], flip_test=True), described=True),
-        TensorCropRow(photo(128, 96), heatmaps=heatmaps),
-        replace(row(BOXES[2]), described=True),
-    ]
-    answers, wanted = on_device(TINY, rows, device), by_numpy(TINY, rows)
-    for n in (1, 3):
-        assert isinstance(answers[n], DescribedPose)
-        alone = by_numpy(TINY, [replace(rows[n], flip_test=False)])[0]
-        np.testing.assert_allclose(wanted[n].description, alone.description, atol=1e-6)
-        np.testing.assert_allclose(answers[n].description, alone.description, atol=0.01)
-        np.testing.assert_allclose(answers[n].points[:, 2], wanted[n].points[:, 2], atol=0.01)
-    assert isinstance(answers[0], np.ndarray) and answers[0].shape == (17, 3)
-    assert (answers[2].heatmaps is not None) == heatmaps
-
-
-def test_of_a_detector_that_describes_nothing_come_heatmaps_alone() -> None:
-    network = Peaks()
-    assert described(network) is network
-    parts = PartsFraming(TINY).inputs([row(BOXES[0])])
-    given = [torch.from_numpy(array) for array in (parts.pixels, parts.lines)]
-    with torch.no_grad():
-        assert len(FromParts(from_pixels(network, TINY), TINY)(*given)) == 2
 
 
 def test_parts_can_be_sliced_and_stay_the_same_crops() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from service.networks import create
-from service.networks.lite_hrnet import DESCRIBED, Fusion, Head, ShuffleUnit, shuffled
+from service.networks.lite_hrnet import Fusion, Head, ShuffleUnit, shuffled
 
 
 def settled(module: nn.Module) -> Any:
@@ -83,18 +83,6 @@ def test_a_batch_gives_what_each_gives_alone() -> None:
     alone = torch.cat([network(crop[None]) for crop in crops])
     assert alone.shape == (3, 17, 16, 8)
     torch.testing.assert_close(network(crops), alone)
-
-
-def test_a_crop_is_described_beside_its_heatmaps_and_a_batch_as_each_alone() -> None:
-    torch.manual_seed(0)
-    network = settled(create("lite-hrnet"))
-    crops = torch.randn(3, 3, 64, 32)
-    heatmaps, descriptions = network.described(crops)
-    torch.testing.assert_close(heatmaps, network(crops))
-    assert descriptions.shape == (3, DESCRIBED)
-    alone = torch.cat([network.described(crop[None])[1] for crop in crops])
-    torch.testing.assert_close(descriptions, alone, rtol=1e-4, atol=1e-4)
-    assert not torch.equal(descriptions[0], descriptions[1])
 
 
 def test_sides_that_32_does_not_divide_are_refused_with_what_came() -> None:

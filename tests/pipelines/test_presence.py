@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.engines.framing import CropRow, DescribedPose, Found
+from service.engines.framing import CropRow, Found
 from service.pipelines.lift import LiftPipeline
 from service.pipelines.photo import SPARE_PEOPLE, PhotoOptions, PhotoPipeline
 from service.pipelines.presence import FIGURES, SURE_POSE, Array, Presence, figures
@@ -89,32 +89,6 @@ def test_at_the_least_score_a_sure_pose_makes_just_the_chance(chance: float) -> 
     assert presence.of(best)[0] == pytest.approx(chance, abs=1e-6)
 
 
-DESCRIBED = TABLE | {"described": [0.5, -2.0], "sure": 1.5}
-
-
-def test_the_description_of_a_crop_speaks_for_or_against_a_person() -> None:
-    presence = read(DESCRIBED | {"sure": 9.0})
-    descriptions = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 1.0]], np.float32)
-    plain, told = (presence.chances(BOXES, SCORES, POSES, each) for each in (None, descriptions))
-    assert told[0] == plain[0] and told[1] > plain[1] and told[2] < plain[2]
-
-
-@pytest.mark.parametrize("chance", [0.01, 0.4, 0.9])
-def test_with_descriptions_the_least_score_is_that_of_the_surest_tenth(chance: float) -> None:
-    presence = read(DESCRIBED)
-    least = presence.least_score(chance)
-    best = np.array([[np.log(least / (1 - least)), 0.5, 0.0]])  # 3 times a half: 1.5
-    assert presence.of(best, np.zeros((1, 2)))[0] == pytest.approx(chance, abs=1e-6)
-
-
-def test_no_description_makes_likely_whom_the_least_score_would_have_left_out() -> None:
-    presence = read(DESCRIBED)
-    least = np.full(3, presence.least_score(0.4), np.float32)
-    sure = np.full((3, 2), (99.0, 0.0), np.float32)
-    np.testing.assert_allclose(presence.chances(BOXES, least, POSES, sure), 0.4, atol=1e-5)
-    assert (presence.chances(BOXES, least * np.float32(0.99), POSES, sure) < 0.4).all()
-
-
 # ---- In a photo
 
 
@@ -150,22 +124,6 @@ def test_a_pose_lifts_and_sinks_people_over_and_under_the_least_score() -> None:
     np.testing.assert_array_equal(boxes, BOXES[[0, 2]])
     (boxes, _, _), _ = seen(None, Found(BOXES, SCORES), PhotoOptions(min_person_score=0.4), pose)
     np.testing.assert_array_equal(boxes, BOXES[[0, 1]])
-
-
-def test_who_is_described_as_nobody_is_left_out_whatever_finder_and_pose_say() -> None:
-    """The detector sees somebody in each crop, and describes the second as an empty one."""
-
-    def pose(row: CropRow) -> DescribedPose | Array:
-        described = np.array([row.box[0] == BOXES[1, 0]], np.float32)
-        return DescribedPose(figure(row.box), described) if row.described else figure(row.box)
-
-    presence = Presence({"finder": 1.0, "joints": 4.0, "extent": 0.0}, -1.0, (-9.0,), 3.0)
-    (boxes, scores, points), _ = seen(presence, Found(BOXES, SCORES), PhotoOptions(min_person_score=0.4), pose)
-    np.testing.assert_array_equal(boxes, BOXES[[0, 2]])
-    np.testing.assert_allclose(scores, presence.chances(boxes, SCORES[[0, 2]], points, np.zeros((2, 1), np.float32)))
-    nobody = Found(BOXES[:0], SCORES[:0])
-    (boxes, _, _), _ = seen(presence, nobody, PhotoOptions(), pose)
-    assert len(boxes) == 0
 
 
 def test_the_candidates_are_few_and_the_people_no_more_than_asked_for() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ def made(count: int, seed: int = 0) -> tuple[Candidates, Presence]:
     rng = np.random.default_rng(seed)
     truth = Presence({"finder": 2.0, "joints": 3.0, "extent": 1.0}, -0.5)
     known = np.column_stack([rng.normal(-1, 1.2, count), rng.uniform(0, 1, count), rng.uniform(0, 1, count)])
-    return Candidates(known, rng.random(count) < truth.of(known), np.zeros((count, 0)), np.ones(count)), truth
+    return Candidates(known, rng.random(count) < truth.of(known)), truth
 
 
 def test_the_fit_finds_the_chance_that_the_people_were_drawn_by() -> None:
@@ -39,29 +38,7 @@ def test_of_people_alone_or_nobody_nothing_is_learned() -> None:
     given, _ = made(50)
     for person in (np.ones(50, bool), np.zeros(50, bool)):
         with pytest.raises(ValueError, match="50 candidates, of whom"):
-            fit(replace(given, person=person))
-
-
-def test_a_description_that_tells_of_people_is_heard_and_noise_is_not() -> None:
-    given, _ = made(5_000)
-    rng = np.random.default_rng(1)
-    telling = np.column_stack([given.person + 0.5 * rng.normal(size=5_000), rng.normal(size=(5_000, 20))])
-    found = fit(replace(given, descriptions=telling))
-    assert len(found.described) == 21
-    assert found.described[0] > 10 * max(map(abs, found.described[1:]))
-    chances = found.of(given.known, telling)
-    assert reliability(chances, given.person)["error"] < 0.05
-    assert np.mean((chances > 0.5) == given.person) > np.mean((fit(given).of(given.known) > 0.5) == given.person) + 0.05
-    said = telling @ np.array(found.described) + given.known[:, 1:] @ [found.weights[name] for name in FIGURES[1:]]
-    assert found.sure is not None and np.mean(said > found.sure) == pytest.approx(0.1, abs=0.01)
-
-
-def test_candidates_that_weigh_more_move_the_chance() -> None:
-    given, _ = made(5_000)
-    heavy = fit(replace(given, weights=np.where(given.person, 1.0, 10.0)))
-    assert heavy.of(given.known).mean() < fit(given).of(given.known).mean() - 0.2
-    twice = fit(replace(given, weights=np.full(5_000, 2.0)))
-    np.testing.assert_allclose(twice.of(given.known), fit(given).of(given.known), atol=1e-4)
+            fit(Candidates(given.known, person))
 
 
 def test_chances_that_are_shares_are_reliable_and_others_are_not() -> None:
@@ -96,10 +73,6 @@ def test_candidates_are_what_both_networks_say_of_the_labelled_photos(photos: Pa
     np.testing.assert_allclose(
         given.known, figures(found.boxes[:2], found.scores[:2], np.stack([figure(box) for box in found.boxes[:2]]))
     )
-    assert given.descriptions.shape == (2, 0) and given.weights.tolist() == [1, 1]
-    empty = replace(hand[0], people=())
-    weighed = candidates([*hand[:1] * 3, empty], finder, detector).weights
-    assert weighed.tolist() == [1, 1] * 3 + [3, 3], "photos of nobody weigh as much as all others"
     nothing = FakeEngine("person", lambda row: Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32)))
     with pytest.raises(ValueError, match="no candidate"):
         candidates(hand, nothing, detector)
