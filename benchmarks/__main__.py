@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from service.engines.engine import Engine
+from service.loading import LONG as MOVING  # the other long ones here are benchmarks
 from service.settings import Settings
 
 from . import engines, overload, photos, report, saturation, soak
@@ -41,7 +42,7 @@ class Bench:
 
     @cached_property
     def lifter(self) -> Engine:
-        return engines.loaded("lift")
+        return engines.loaded(MOVING)
 
 
 Measure = Callable[[Bench], report.Lines]

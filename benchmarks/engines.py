@@ -7,7 +7,7 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,11 +17,11 @@ from service.engines.device import Lanes, choose_device
 from service.engines.engine import Engine
 from service.engines.openvino_engine import openvino_available
 from service.engines.torch_framing import from_pixels
-from service.loading import framing_of, load_engine
+from service.loading import LONG, framing_of, load_engine
 from service.networks import create
 from service.settings import Settings
 from service.store.manifest import ROLES, Role
-from service.store.store import Store, embedded_store
+from service.store.store import Entry, Store, embedded_store
 
 SIDE = 1024  # of the matrices whose product tells what the machine can do
 
@@ -34,11 +34,18 @@ class Raw:
     cpu_ms_a_row: float
 
 
-def loaded(role: Role, settings: Settings | None = None) -> Engine:
-    """The store's default model of a role, warmed; of the lifters the one for what moves."""
-    settings = settings or Settings()
+def chosen(slot: str, settings: Settings) -> Entry:
+    """The store's model of a slot that the service has: the default of a role, or the lifter of what moves."""
     store = Store(settings.store or embedded_store())
-    entry = (store.long_lifter() if role == "lift" else None) or store.default(role)
+    if slot == LONG:
+        return store.long_lifter() or store.default("lift")
+    return store.default(cast(Role, slot))
+
+
+def loaded(slot: str, settings: Settings | None = None) -> Engine:
+    """The model of a slot, warmed."""
+    settings = settings or Settings()
+    entry = chosen(slot, settings)
     return load_engine(entry.manifest, entry.load, settings, choose_device(settings.device), lanes(settings))
 
 
@@ -106,11 +113,11 @@ def matrix_gflops(threads: int, repeats: int = 15) -> float:
     return 2 * SIDE**3 / statistics.median(times) / 1e9
 
 
-def gflop_a_row(role: Role, settings: Settings) -> float:
+def gflop_a_row(slot: str, settings: Settings) -> float:
     """10^9 multiplications and additions of one input, of the network's matrix products and convolutions alone."""
-    manifest = Store(settings.store or embedded_store()).default(role).manifest
+    manifest = chosen(slot, settings).manifest
     module = create(manifest.network, **manifest.options).eval()
-    network = module if role == "lift" else from_pixels(module, manifest.input).eval()
+    network = module if manifest.role == "lift" else from_pixels(module, manifest.input).eval()
     example = torch.from_numpy(framing_of(manifest, settings).example())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(example)
@@ -121,12 +128,12 @@ def row_times(settings: Settings, repeats: int = 15) -> list[dict[str, Any]]:
     """Milliseconds a row: a line for each network and batch size, and what share that is of a matrix product's rate."""
     lines = []
     most = matrix_gflops(settings.network_threads)
-    for role in ROLES:
-        engine, gflop = loaded(role, settings), gflop_a_row(role, settings)
+    for slot in (*ROLES, LONG):
+        engine, gflop = loaded(slot, settings), gflop_a_row(slot, settings)
         for size, seconds in run_times(engine, repeats).items():
             lines.append(
                 {
-                    "network": role,
+                    "network": slot,
                     "model": engine.label,
                     "runtime": f"{engine.runtime} {engine.precision}",
                     "batch": size,

@@ -31,6 +31,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from service.loading import LONG
+
 from . import wrk
 from .bodies import JSON, window_body, windows
 from .machine import load_average, machine
@@ -82,7 +84,7 @@ class Replica:
         lines = httpx.get(f"{self.url}/metrics").text.splitlines()
         names = ("poselift_rows_total", "poselift_batch_rows_count")
         rows, batches = (
-            next(float(line.split()[-1]) for line in lines if line.startswith(name + '{network="lift"} '))
+            next(float(line.split()[-1]) for line in lines if line.startswith(f'{name}{{network="{LONG}"}} '))
             for name in names
         )
         return rows, batches

@@ -15,6 +15,7 @@ import numpy as np
 
 from service.batching.policy import Limits
 from service.engines.engine import Engine
+from service.loading import LONG
 from service.settings import Settings
 
 from . import engines, simulation
@@ -24,7 +25,7 @@ from .saturation import BATCHES, CALLERS, ROWS
 from .served import Served, since, under
 from .wrk import closed_loop
 
-BATCH_SECONDS = 'batch_duration_seconds_sum{network="lift"}'
+BATCH_SECONDS = f'batch_duration_seconds_sum{{network="{LONG}"}}'
 SHARES = (0.5, 0.8, 1.0, 1.2, 1.5)
 SIMULATED_S = 60.0
 
@@ -48,8 +49,8 @@ def overload(
     took = since(before, after, BATCH_SECONDS) / max(since(before, after, BATCHES), 1)
     stretched = max(1.0, took / times.seconds(round(rows_each))) if rows_each >= 1 else 1.0
     times = simulation.MeasuredTimes({size: stretched * each for size, each in times.by_size.items()})
-    budget = int(served.metrics()['batch_cap_rows{network="lift"}'])
-    rows = int(served.metrics()['queue_limit_rows{network="lift"}'])
+    budget = int(served.metrics()[f'batch_cap_rows{{network="{LONG}"}}'])
+    rows = int(served.metrics()[f'queue_limit_rows{{network="{LONG}"}}'])
     limits = Limits(rows=rows, share=1.0, budget=budget)
     lines = []
     for seed, share in enumerate(shares):

@@ -1,10 +1,10 @@
 """The service against its own engine: how much of the network's rate reaches callers, and what each costs above it.
 
-The lifter, windows of 27 frames, real sockets. Alternating runs: the engine alone in this process, on all of its lanes,
-then the service in its own under load by wrk; ratios are of neighbours. Served rows are counted by the service while
-all callers wait in its queue: of a run's first and last seconds, when requests of 16 windows have begun and none has
-ended, callers' own counts tell little. CPU milliseconds a request above the engine are
-the service's whole CPU time less the engine's own for as many rows. The engine alone runs batches of its budget, as the
+The lifter of what moves, windows of 27 frames, real sockets. Alternating runs: the engine alone in this process, on
+all of its lanes, then the service in its own under load by wrk; ratios are of neighbours. Served rows are counted by
+the service while all callers wait in its queue: of a run's first and last seconds, when requests of 16 windows have
+begun and none has ended, callers' own counts tell little. CPU milliseconds a request above the engine are the
+service's whole CPU time less the engine's own for as many rows. The engine alone runs batches of its budget, as the
 service does under load.
 """
 
@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from service.engines.engine import Engine
+from service.loading import LONG
 from service.settings import Settings
 
 from . import engines
@@ -25,8 +26,8 @@ from .wrk import Closed, closed_loop
 
 CALLERS = 64
 SETTLING_S = 2.0  # until the queue is as long as it will be
-ROWS = 'rows_total{network="lift"}'
-BATCHES = 'batch_rows_count{network="lift"}'
+ROWS = f'rows_total{{network="{LONG}"}}'
+BATCHES = f'batch_rows_count{{network="{LONG}"}}'
 
 
 def saturation(served: Served, engine: Engine, seconds: float, pairs: int = 5) -> list[dict[str, Any]]:

@@ -48,6 +48,7 @@ def sleeping_loader(fixed_s: float, row_s: float) -> Any:
             pads=False,
             runtime="sleep",
             precision="f32",
+            network=loading.LONG if manifest.long else manifest.role,
         )
 
     return load

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from service.engines.openvino_engine import openvino_available
 from service.geometry.alignment import stature
+from service.loading import LONG
 from service.media.pictures import Picture
 from service.media.videos import ClipLimits, open_clip
 from service.pipelines.call import Class
@@ -55,10 +56,12 @@ def test_after_its_start_it_is_ready(started: Started) -> None:
 def test_the_engines_in_use_are_the_stores_defaults_on_this_cpu(started: Started) -> None:
     service = started.service
     engines = service.engines_in_use()
-    assert list(engines) == list(ROLES)
-    for role in ROLES:
-        assert engines[role] == {
-            "model": service.store.default(role).label,
+    chosen = {role: service.store.default(role) for role in ROLES} | {LONG: service.store.long_lifter()}
+    assert list(engines) == list(chosen)
+    for slot, entry in chosen.items():
+        assert entry is not None
+        assert engines[slot] == {
+            "model": entry.label,
             "runtime": "openvino" if openvino_available() else "torch",
             "device": "cpu",
             "precision": "f32",

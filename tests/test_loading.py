@@ -64,6 +64,7 @@ def store(tmp_path: Path) -> Path:
         newest = max((embedded_store() / name).iterdir(), key=lambda each: int(each.name))
         first = Path(shutil.copytree(newest, folder / name / "1"))
         manifest = (first / "manifest.toml").read_text().replace(f"version = {newest.name}\n", "version = 1\n", 1)
+        manifest = manifest.replace("long = true\n", "", 1)  # here it lifts everything
         (first / "manifest.toml").write_text(manifest)
     for version in (2, 3):
         entry = Store(folder).find("lift-27@1")

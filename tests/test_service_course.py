@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +21,6 @@ from service.pipelines.live_frames import LiveFramesOptions
 from service.pipelines.photo import PhotoOptions
 from service.settings import Settings
 from service.store.manifest import ROLES, Manifest
-from service.store.store import Store, embedded_store
 
 from .conftest import LIFT, Started, call, on_cpu
 from .pipelines.fake import RED, FakeEngine, detector, draw, finder, lifter, street
@@ -150,28 +146,25 @@ def test_live_streams_have_a_limit_and_give_their_place_back() -> None:
 # ---- Which lifter
 
 
-def test_one_lifter_serves_photos_clips_and_streams(started: Started) -> None:
-    assert started.service.store.long_lifter() is None
-    assert set(lifters(started.service).values()) == {started.service.store.default("lift").label}
+def test_photos_have_a_lifter_of_lone_frames_and_what_moves_one_of_windows(started: Started) -> None:
+    store = started.service.store
+    lone, moving = store.default("lift"), store.long_lifter()
+    assert moving is not None
+    assert (lone.manifest.options["frames"], moving.manifest.options["frames"]) == (1, 27)
+    of_what_moves = dict.fromkeys(("clip", "live", "live frames"), moving.label)
+    assert lifters(started.service) == {"photo": lone.label, **of_what_moves}
 
 
 @pytest.mark.usefixtures("loaded_on")
-@pytest.mark.parametrize("named", [None, "lift-27"])
-def test_a_second_lifter_of_the_store_serves_what_moves_unless_a_lifter_is_named(
-    tmp_path: Path, named: str | None
-) -> None:
-    shutil.copytree(embedded_store(), tmp_path / "store")
-    first = Store(tmp_path / "store").default("lift")
-    second = replace(first.manifest, name="motion", version=1, default=False, long=True)
-    Store(tmp_path / "store").add(second, {"w": np.ones(1, np.float32)}, "card")
-    moving = first.label if named else "motion@1"
-
+@pytest.mark.parametrize("named", [None, "lift-1", "lift-27"])
+def test_a_lifter_that_is_named_lifts_everything_and_else_what_moves_has_its_own(named: str | None) -> None:
     async def main() -> None:
-        service = build(on_cpu(store=tmp_path / "store", lift=named))
+        service = build(on_cpu(lift=named))
         await service.start()
         assert list(service.engines_in_use()) == [*ROLES, *([] if named else [LONG])]
-        assert lifters(service) == {"photo": first.label, "clip": moving, "live": moving, "live frames": moving}
-        for frames, label in ((1, first.label), (2, moving)):
+        lone, moving = (service.store.find(named or each).label for each in ("lift-1", "lift-27"))
+        assert lifters(service) == {"photo": lone, "clip": moving, "live": moving, "live frames": moving}
+        for frames, label in ((1, lone), (2, moving)):
             lifted = await service.lift.lift(np.zeros((frames, 17, 3), np.float32), LIFT, call())
             assert lifted.models == {"lift": label}
         await service.close()

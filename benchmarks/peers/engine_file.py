@@ -1,4 +1,4 @@
-"""The store's lifter as an OpenVINO file: the peers then need numpy and openvino, and neither torch nor the service."""
+"""The lifter of what moves as an OpenVINO file: peers then need numpy and openvino, neither torch nor the service."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import numpy as np
 import openvino
 import torch
 
+from benchmarks.engines import chosen
 from service.engines.framing import LiftFraming
+from service.loading import LONG
 from service.networks import create, load_weights
-from service.store.store import Store, embedded_store
+from service.settings import Settings
 
 
 def write_lifter(folder: Path) -> Path:
-    """Converts the default lifter, in 32 bits; where its file is."""
-    entry = Store(embedded_store()).default("lift")
+    """Converts the lifter of what moves, in 32 bits; where its file is."""
+    entry = chosen(LONG, Settings())
     module = create(entry.manifest.network, **entry.manifest.options)
     load_weights(module, entry.load(), entry.label)
     module.eval().requires_grad_(False)

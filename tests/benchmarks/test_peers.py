@@ -88,7 +88,7 @@ def test_our_side_without_a_network_answers_through_its_door_and_counts_rows(mon
 
     answers, metrics = asyncio.run(asked())
     assert [answer.status_code for answer in answers] == [200] * 12 + [401]
-    assert 'poselift_rows_total{network="lift"} 12.0' in metrics.splitlines()
+    assert 'poselift_rows_total{network="lift_long"} 12.0' in metrics.splitlines()
     assert len({answer.headers["x-request-id"] for answer in answers}) == 13
     joints = np.array(answers[0].json()["joints3d"])
     assert joints.shape == (27, 17, 3) and (joints == joints[:1]).all() and np.ptp(joints[0, :, 1]) > 1.4
