@@ -54,7 +54,16 @@ def load_engine(
     framing = loading.framing_of(manifest, settings)
     sizes = range(1, 17)
     return Engine(
-        label, manifest.role, framing, infer, sizes=sizes, budget=16, pads=False, runtime="made", precision="f32"
+        label,
+        manifest.role,
+        framing,
+        infer,
+        sizes=sizes,
+        budget=16,
+        pads=False,
+        runtime="made",
+        precision="f32",
+        network=loading.LONG if manifest.long else manifest.role,
     )
 
 

@@ -147,13 +147,13 @@ def test_deadlines_hold_while_the_device_is_busy_and_a_lost_device_answers_all_a
         assert here.lift().status_code == 200
         here.tell("seconds", "4")
         waiting = [pool.submit(here.lift) for _ in range(8)]
-        wait_until(lambda: here.metric('queue_rows{network="lift"}') == 7, 10)
+        wait_until(lambda: here.metric('queue_rows{network="lift_long"}') == 7, 10)
         started = time.monotonic()
         late = here.lift(**{"Request-Timeout-Ms": "300"})
         assert (late.status_code, late.json()["type"]) == (504, "/problems/deadline-passed")
         assert time.monotonic() - started < 3
         assert here.metric("expired_total") == 1
-        assert here.metric('rows_total{network="lift"}') == 1  # the late one was never computed
+        assert here.metric('rows_total{network="lift_long"}') == 1  # the late one was never computed
 
         here.tell("sticky")
         answers = [each.result() for each in waiting]
@@ -226,8 +226,8 @@ def test_memory_is_flat_under_load(tmp_path: Path) -> None:
         try:
             held = []
             for _ in range(2):
-                before = here.metric('rows_total{network="lift"}')
-                wait_until(lambda: here.metric('rows_total{network="lift"}') > before + 2000, 300)  # noqa: B023
+                before = here.metric('rows_total{network="lift_long"}')
+                wait_until(lambda: here.metric('rows_total{network="lift_long"}') > before + 2000, 300)  # noqa: B023
                 held.append(here.process_bytes())
         finally:
             ended.set()
@@ -235,5 +235,5 @@ def test_memory_is_flat_under_load(tmp_path: Path) -> None:
                 caller.join(60)
         assert here.metric("abandoned_total") > 50
         assert held[1] - held[0] < 24 * 2**20
-        queues = [f'queue_rows{{network="{network}"}}' for network in ("pose", "lift")]
+        queues = [f'queue_rows{{network="{network}"}}' for network in ("pose", "lift_long")]
         wait_until(lambda: all(here.metric(queue) == 0 for queue in queues))

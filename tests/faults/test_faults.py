@@ -128,7 +128,7 @@ def test_a_lost_device_answers_all_who_wait_is_not_ready_and_ends_the_process_wi
         assert here.lift().status_code == 200 and kept.get("/readyz").status_code == 200
         here.tell("seconds", "2")
         waiting = [pool.submit(here.lift) for _ in range(8)]
-        wait_until(lambda: here.metric('queue_rows{network="lift"}') == 7, 20)
+        wait_until(lambda: here.metric('queue_rows{network="lift_long"}') == 7, 20)
         # Somebody is still sending: for whom the end waits a little, so that there is time to look.
         address = httpx.URL(here.url)
         with socket.create_connection((address.host, address.port or 0), timeout=20) as sending:
