@@ -16,7 +16,7 @@ from service.engines.framing import CropRow, Found, PictureRow, TensorCropRow, W
 if TYPE_CHECKING:
     from service.engines.engine import Engine
 
-ROLES = ("person", "pose", "lift")
+ROLES = ("person", "pose", "lift", "lift_long")  # of lifters, the one of lone frames and the one of what moves
 HAS_CUDA = torch.cuda.is_available()
 CUDA = [pytest.mark.cuda, pytest.mark.skipif(not HAS_CUDA, reason="there is no CUDA device")]
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda:0", marks=CUDA)])
@@ -26,11 +26,13 @@ EVERY_ROLE = pytest.mark.parametrize("role", ROLES)
 @cache
 def engine(role: str, device: str, precision: str = "auto") -> Engine:
     """The store's default on that device."""
-    from service.loading import load_engine
+    from service.loading import LONG, load_engine
     from service.settings import Settings
     from service.store.store import Store, embedded_store
 
-    entry = Store(embedded_store()).default(role)  # type: ignore[arg-type]
+    store = Store(embedded_store())
+    entry = store.long_lifter() if role == LONG else store.default(role)  # type: ignore[arg-type]
+    assert entry is not None
     settings = Settings(device=device, precision=precision, threads=1)  # type: ignore[arg-type]
     return load_engine(entry.manifest, entry.load, settings, device)
 
@@ -50,7 +52,7 @@ def rows(role: str, count: int) -> list[Any]:
     if role == "pose":
         boxes = np.array([60, 0, 330, 512]) + random.uniform(-30, 30, (count, 4))
         return [CropRow(picture, box.astype(np.float32), n % 3 == 1) for n, box in enumerate(boxes)]
-    frames = 27
+    frames = 1 if role == "lift" else 27
     points = random.uniform(100, 400, (count, 1, 17, 3)) + 3 * np.arange(frames)[None, :, None, None]
     points[..., 2] = random.uniform(0.2, 1, (count, frames, 17))
     points[:, :, 3] = np.nan
@@ -65,7 +67,7 @@ def run(on: Engine, some: Sequence[Any]) -> list[NDArray[np.floating[Any]]]:
 
 
 # In pixels for the finder's boxes and the detector's joints, in metres for the lifter's.
-TOLERANCE = {"person": 0.5, "pose": 0.5, "lift": 2e-3}
+TOLERANCE = {"person": 0.5, "pose": 0.5, "lift": 2e-3, "lift_long": 2e-3}
 
 
 def assert_alike(role: str, given: Sequence[Any], wanted: Sequence[Any], more: float = 1.0) -> None:
