@@ -26,7 +26,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_store_and_the_notices(unpacked: Path) -> None:
     models = {path.parent.parent.name for path in unpacked.glob("service/model_store/*/*/weights.safetensors")}
-    assert {"lite-hrnet", "lite-hrnet-public", "rtmdet-nano", "lift-27"} <= models
+    assert {"lite-hrnet", "lite-hrnet-public", "rtmdet-nano", "lift-1", "lift-27"} <= models
     assert {path.name for path in unpacked.glob("*.dist-info/licenses/*")} >= {"LICENSE", "NOTICE"}
 
 
