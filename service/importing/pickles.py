@@ -18,7 +18,7 @@ LOOKED_AT = 4096  # bytes that tell text
 # Of torch.jit's archives, which hold programs beside the weights.
 PROGRAM = "constants.pkl"
 # Of an archive that is cut, broken, encrypted or packed in unknown ways: what was read stands, the caller refuses it.
-BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
+BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
 MARK = object()  # what MARK pushes
 
 
