@@ -134,12 +134,17 @@ def to_coco17(points: ArrayLike, skeleton_name: str) -> Points:
         (..., 17, 3) float32, a new array.
     """
     skeleton, given = _known(points, skeleton_name)
-    here = [(i, skeleton.joints.index(joint)) for i, joint in enumerate(COCO17.joints) if joint in skeleton.joints]
-    return _pick(given, here)
+    if skeleton is COCO17:
+        return given
+    to, source = _SHARED[skeleton_name]
+    joints = np.full((*given.shape[:-2], 17, 3), UNKNOWN)
+    joints[..., to, :] = given[..., source, :]
+    return joints
 
 
 # Of those that `to_h36m17` makes, the ones that do not lie where Human3.6M's own do: spine, head, head top.
 MADE_JOINTS = (7, 9, 10)
+_PELVIS, _SPINE, _THORAX, _HEAD, _HEAD_TOP = map(H36M17.joints.index, ("pelvis", *H36M17.joints[7:11]))
 
 
 def to_h36m17(points: ArrayLike, skeleton_name: str) -> Points:
@@ -158,23 +163,37 @@ def to_h36m17(points: ArrayLike, skeleton_name: str) -> Points:
     if skeleton_name == H36M17.name:
         return _known(points, skeleton_name)[1]
     coco = to_coco17(points, skeleton_name)
-    left = {joint[5:]: coco[..., i, :] for i, joint in enumerate(COCO17.joints) if joint.startswith("left_")}
-    right = {joint[6:]: coco[..., i, :] for i, joint in enumerate(COCO17.joints) if joint.startswith("right_")}
-
-    joints = _pick(coco, [(H36M17.joints.index(j), i) for i, j in enumerate(COCO17.joints) if j in H36M17.joints])
-    pelvis = _middle(left["hip"], right["hip"])
-    thorax = _middle(left["shoulder"], right["shoulder"])
-    head = _middle_of_ears(left["ear"], right["ear"])
-    head_top = np.concatenate(
-        [2 * head[..., :2] - thorax[..., :2], np.minimum(head[..., 2:], thorax[..., 2:])], axis=-1
-    )
-    made = {"pelvis": pelvis, "spine": _middle(pelvis, thorax), "thorax": thorax, "head": head, "head_top": head_top}
-    for name, joint in made.items():
-        joints[..., H36M17.joints.index(name), :] = joint
+    joints = np.empty_like(coco)
+    to, source = _LIMBS
+    joints[..., to, :] = coco[..., source, :]
+    left, right = coco[..., _LEFT, :], coco[..., _RIGHT, :]
+    middles = _middle(left, right)
+    pelvis, thorax, head = (middles[..., n, :] for n in range(3))
+    sees_left, sees_right = left[..., 2, 2:] >= LEAST_EAR_SCORE, right[..., 2, 2:] >= LEAST_EAR_SCORE
+    if not (both := sees_left & sees_right).all():
+        alone = np.where(sees_left, left[..., 2, :], np.where(sees_right, right[..., 2, :], UNKNOWN))
+        head = np.where(both, head, alone)
+    joints[..., _PELVIS, :], joints[..., _THORAX, :], joints[..., _HEAD, :] = pelvis, thorax, head
+    joints[..., _SPINE, :] = _middle(pelvis, thorax)
+    joints[..., _HEAD_TOP, :2] = 2 * head[..., :2] - thorax[..., :2]
+    joints[..., _HEAD_TOP, 2] = np.minimum(head[..., 2], thorax[..., 2])
     return _forget_unknown(joints)
 
 
+def _shared(to: Skeleton, source: Skeleton) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where the joints that both know lie, in the one and in the other."""
+    here = [(i, source.joints.index(joint)) for i, joint in enumerate(to.joints) if joint in source.joints]
+    places = np.array(here, np.intp).reshape(-1, 2)
+    return places[:, 0], places[:, 1]
+
+
+_SHARED = {name: _shared(COCO17, skeleton) for name, skeleton in SKELETONS.items()}
+_LIMBS = _shared(H36M17, COCO17)
+_LEFT, _RIGHT = ([COCO17.joints.index(f"{side}_{part}") for part in ("hip", "shoulder", "ear")] for side in ("left", "right"))
+
+
 def _known(points: ArrayLike, skeleton_name: str) -> tuple[Skeleton, Points]:
+    """The skeleton, and the points as an array of its own."""
     skeleton = skeleton_named(skeleton_name)
     given = np.asarray(points, np.float32)
     wanted = (len(skeleton.joints), 3)
@@ -193,20 +212,8 @@ def _forget_unknown(points: Points) -> Points:
     return points.copy() if finite.all() else np.where(finite.all(axis=-1, keepdims=True), points, UNKNOWN)
 
 
-def _pick(points: Points, moves: list[tuple[int, int]]) -> Points:
-    """17 joints, unknown but for those that `moves` names as (to, from)."""
-    joints = np.full((*points.shape[:-2], 17, 3), UNKNOWN)
-    if moves:
-        to, source = np.transpose(moves)
-        joints[..., to, :] = points[..., source, :]
-    return joints
-
-
 def _middle(a: Points, b: Points) -> Points:
-    return np.concatenate([(a[..., :2] + b[..., :2]) / 2, np.minimum(a[..., 2:], b[..., 2:])], axis=-1)
-
-
-def _middle_of_ears(left: Points, right: Points) -> Points:
-    sees_left, sees_right = left[..., 2:] >= LEAST_EAR_SCORE, right[..., 2:] >= LEAST_EAR_SCORE
-    alone = np.where(sees_left, left, np.where(sees_right, right, UNKNOWN))
-    return np.where(sees_left & sees_right, _middle(left, right), alone)
+    middle: Points = a + b
+    middle *= 0.5
+    np.minimum(a[..., 2], b[..., 2], out=middle[..., 2])
+    return middle

@@ -17,9 +17,10 @@ from service.geometry.skeletons import to_h36m17
 from service.people import Joints3D, Scale
 
 from .call import Call, CameraOptions, choose_camera
-from .lift import SLOWEST, LiftPipeline, unmirrored, unmirrored_camera
+from .lift import FASTEST, SLOWEST, LiftPipeline, unmirrored, unmirrored_camera
 from .placing import Unplaced
 from .smoothing import OneEuro
+from .windows import newest_window
 
 Array = NDArray[np.float32]
 Arrived = tuple[int, float | None, Sequence[Array]]  # seq, seconds or None, points (joints, 3) of each person
@@ -144,8 +145,14 @@ class LiveKeypoints:
             return []
         frames = [self._waiting.popleft() for _ in range(due)]
         given = self.options.skeleton == "h36m17"
-        sequences = [np.stack(following.points) for following in self._people]
-        times = [np.array([t for _, t in following.times]) for following in self._people]
+        sequences, times = [], []
+        for following in self._people:
+            at = np.array([t for _, t in following.times])
+            # One window, unless frames are answered that lie before it.
+            first = newest_window(at, self.lift.frames, SLOWEST, FASTEST)
+            first = max(0, min(first, int(np.searchsorted(at, frames[0][1]))))
+            sequences.append(np.stack([*following.points][first:]))
+            times.append(at[first:])
         poses = await self.lift.poses(sequences, times, self.options.image_size, given, call)
         stature = self.options.stature
         scale = Scale(stature, "given") if stature is not None else Scale()

@@ -79,10 +79,9 @@ def uniform_times(times: NDArray[np.float64], slowest: float, fastest: float) ->
     """
     if len(times) < 2:
         return None
-    steps = times[1:] - times[:-1]
-    least, most = float(steps.min()), float(steps.max())
-    # The middle of what hardly differs need not be looked for.
-    step = least if most - least <= 1e-6 * most else float(np.median(steps))
+    steps = np.sort(times[1:] - times[:-1]).tolist()
+    least, most = steps[0], steps[-1]
+    step = (steps[(len(steps) - 1) // 2] + steps[len(steps) // 2]) / 2  # their median
     even = max(most - step, step - least) <= step / 3
     # A thousandth over: 60 a second in floating point is now and then a little more.
     if even and slowest <= 1.001 / step and 0.999 / step <= fastest:
@@ -90,6 +89,19 @@ def uniform_times(times: NDArray[np.float64], slowest: float, fastest: float) ->
     wanted = float(np.clip(step, 1 / fastest, 1 / slowest))
     count = max(2, round((times[-1] - times[0]) / wanted) + 1)
     return np.linspace(times[0], times[-1], count)
+
+
+def newest_window(times: NDArray[np.float64], frames: int, slowest: float, fastest: float) -> int:
+    """From where on a sequence is one window of `frames`: of frames that came unevenly, fewer than `frames` of them.
+
+    What was dropped leaves gaps, which the even grid fills: more windows, and so more work, just where there was too much.
+    """
+    first = max(0, len(times) - frames)
+    while (grid := uniform_times(times[first:], slowest, fastest)) is not None and len(grid) > frames:
+        reach = times[-1] - (frames - 1) * (grid[1] - grid[0])
+        # A thousandth less: the window's first frame itself is one of it.
+        first = max(first + 1, int(np.searchsorted(times, reach - 0.001 * (grid[1] - grid[0]))))
+    return first
 
 
 def resample(values: NDArray[np.floating], times: NDArray[np.float64], wanted: NDArray[np.float64]) -> Array:

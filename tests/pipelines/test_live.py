@@ -83,6 +83,18 @@ def test_low_latency_answers_the_newest_frame() -> None:
         assert person.scale == Scale(1.70, "assumed")
 
 
+@pytest.mark.parametrize("options", [LOW, FULL])
+def test_frames_that_were_dropped_make_no_more_windows(options: LiveOptions) -> None:
+    engine = FakeEngine("lift", lifter)
+    kept = np.random.default_rng(0).random(120) < 0.5
+    sent = [one for one, here in zip(stream(120), kept, strict=True) if here]
+    told = poses(sent, options, engine)
+    assert [pose.seq for pose in told] == [one.seq for one in sent]
+    assert len(engine.rows) <= len(sent)
+    for one, pose in zip(sent, told, strict=True):
+        np.testing.assert_allclose(pose.people[0].joints, expected(one.people[0]), atol=1e-2)
+
+
 def test_full_latency_answers_the_middle_of_the_window() -> None:
     sent = stream(60)
     told = poses(sent, FULL)

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from service.pipelines.windows import plan_centres, plan_windows, resample, uniform_times
+from service.pipelines.windows import newest_window, plan_centres, plan_windows, resample, uniform_times
 
 COUNTS = [1, 2, 3, 26, 27, 28, 29, 35, 36, 37, 53, 54, 100, 1001]
 
@@ -155,6 +155,26 @@ def test_frames_that_do_not_come_evenly_are_put_on_an_even_grid_of_their_usual_r
 def test_a_little_jitter_is_left_alone() -> None:
     random = np.random.default_rng(2)
     assert uniform_times(np.arange(60) / 30 + random.uniform(-0.004, 0.004, 60), 10, 60) is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 26, 27, 28, 100])
+@pytest.mark.parametrize("dropped", [0.0, 0.3, 0.6])
+def test_the_newest_window_is_one_window_and_the_longest_of_them(count: int, dropped: float) -> None:
+    kept = np.random.default_rng(count).random(count) >= dropped
+    kept[-1] = True
+    times = np.flatnonzero(kept) / 30
+
+    def windows(first: int) -> int:
+        grid = uniform_times(times[first:], 10, 60)
+        return len(plan_windows(len(times) - first if grid is None else len(grid), 27, 15).indices)
+
+    first = newest_window(times, 27, 10, 60)
+    assert windows(first) == 1
+    assert first == 0 or windows(first - 1) > 1
+
+
+def test_without_gaps_the_newest_window_has_all_its_frames() -> None:
+    assert newest_window(np.arange(100) / 30, 27, 10, 60) == 73
 
 
 def test_one_frame_has_no_rate() -> None:
