@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     tasks.choices["lift"].add_argument("--motion", type=Path, required=True, help="motion pack to train on")
     tasks.choices["lift"].add_argument("--validation", type=Path, required=True, help="motion pack of other people")
     tasks.choices["lift"].add_argument("--lone", type=Path, help="lone frames that `training detect photos` wrote")
+    bodies = "bodies that `training render --kind joints` made, which borrow the errors of those"
+    tasks.choices["lift"].add_argument("--bodies", type=Path, help=bodies)
     for name in ("lift", "pose"):
         tasks.choices[name].add_argument(
             "--graphs", action=argparse.BooleanOptionalAction, default=True, help="CUDA graphs, on CUDA"

@@ -20,6 +20,7 @@ from service.networks import create, load_weights
 from service.networks.lifter import AcrossNeighbours, SelfAttention
 
 from .data.ahead import Ahead
+from .data.borrowed import Borrowed, read_seen
 from .data.lone import LoneFrames, read_lone_frames
 from .data.motion import Motion, read_motion
 from .data.windows import WindowMaker, WindowRecipe, Windows
@@ -45,11 +46,13 @@ class LiftLoss:
 @dataclass(frozen=True)
 class LoneRecipe:
     """share: of a batch's windows that are frames which a detector saw, where there are such (`--lone`). turned: the
-    share of these that other cameras see. leaning: how often those are drawn who lean or lie, for others' once."""
+    share of these that other cameras see. leaning: how often those are drawn who lean or lie, for others' once.
+    borrowed: the share of these that are bodies with borrowed errors, where there are such (`--bodies`)."""
 
     share: float = 0.2
     turned: float = 0.5
     leaning: float = 1.0
+    borrowed: float = 0.6
 
 
 def distance(poses: Tensor, targets: Tensor) -> Tensor:
@@ -102,7 +105,8 @@ class WindowBatches:
 
     makers: take turns. batch: windows of the first one; another's are as many more as they are shorter.
     together: batches that are drawn at once, for a device that draws a thousand windows as quickly as ten.
-    seen: frames that a detector saw; the share of every batch that `lone` says is of them.
+    seen: frames that a detector saw; the share of every batch that `lone` says is of them. borrowed: in the place of
+    some of these.
     """
 
     def __init__(
@@ -113,9 +117,10 @@ class WindowBatches:
         together: int = 1,
         seen: LoneFrames | None = None,
         lone: LoneRecipe | None = None,
+        borrowed: Borrowed | None = None,
     ) -> None:
         self.makers, self.batch, self.seed, self.together = makers, batch, seed, together
-        self.seen, self.lone = seen, lone or LoneRecipe()
+        self.seen, self.lone, self.borrowed = seen, lone or LoneRecipe(), borrowed
         self._drawn: dict[int, tuple[int, list[tuple[Tensor, Tensor]]]] = {}  # by the maker's turn
 
     def __call__(self, number: int) -> tuple[Tensor, Tensor]:
@@ -130,11 +135,14 @@ class WindowBatches:
         """The batches of this maker from step `first` on."""
         count, seed = self.batch * self.makers[0].recipe.frames // maker.recipe.frames, self.seed * 1_000_003 + first
         lone = round(self.lone.share * count) if self.seen is not None else 0
-        drawn = maker.draw((count - lone) * self.together, seed)
-        parts = [(channels_of(drawn), drawn.targets)]
-        if self.seen is not None and lone:
-            seen = self.seen.draw(lone * self.together, maker.recipe.frames, seed, self.lone.turned, self.lone.leaning)
-            parts.append((channels_of(seen).to(maker.device), seen.targets.to(maker.device)))
+        borrowed = round(self.lone.borrowed * lone) if self.borrowed is not None else 0
+        drawn = [maker.draw((count - lone) * self.together, seed)]
+        frames, turned = maker.recipe.frames, self.lone.turned
+        if self.seen is not None and lone - borrowed:
+            drawn.append(self.seen.draw((lone - borrowed) * self.together, frames, seed, turned, self.lone.leaning))
+        if self.borrowed is not None and borrowed:
+            drawn.append(self.borrowed.draw(borrowed * self.together, frames, seed, turned))
+        parts = [(channels_of(some).to(maker.device), some.targets.to(maker.device)) for some in drawn]
         each = [[torch.split(values, len(values) // self.together) for values in part] for part in parts]
         channels, targets = ([torch.cat(some) for some in zip(*kind, strict=True)] for kind in zip(*each, strict=True))
         return list(zip(channels, targets, strict=True))
@@ -231,8 +239,12 @@ def train(recipe: dict[str, Any], arguments: Namespace) -> dict[str, float]:
     pack = read_motion(arguments.motion)
     makers = [WindowMaker(pack, kind, device) for kind in kinds]
     seen = read_lone_frames(arguments.lone) if arguments.lone is not None else None
-    lone = section(recipe, "lone", LoneRecipe)
-    batches = WindowBatches(makers, loop.batch, loop.seed, DRAWN_TOGETHER if cuda else 1, seen, lone)
+    lone, borrowed = section(recipe, "lone", LoneRecipe), None
+    if arguments.bodies is not None:
+        if arguments.lone is None:
+            raise ValueError("`--bodies` borrow their errors from the people of `--lone`, which is missing")
+        borrowed = Borrowed(read_lone_frames(arguments.bodies), read_seen(arguments.lone))
+    batches = WindowBatches(makers, loop.batch, loop.seed, DRAWN_TOGETHER if cuda else 1, seen, lone, borrowed)
     motion = read_motion(arguments.validation)
     checks = {noisy: validation_windows(motion, windows, 320, noisy, device) for noisy in (False, True)}
     shorter = [validation_windows(motion, kind, 320, False, device) for kind in kinds[1:]]

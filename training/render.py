@@ -1,4 +1,4 @@
-"""`python -m training render`: pictures and clips of rendered people with their labels, in a folder.
+"""`python -m training render`: pictures and clips of rendered people with their labels, or their joints alone.
 
 Numbers pictures from 0; each depends on the seed and its number alone, so that the number of workers changes nothing
 and more pictures begin with the same ones. Reads arguments, writes files, prints pictures per second.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.media.films import Film
 
@@ -26,12 +27,13 @@ from .data.synthetic.clips import RATE, clip
 from .data.synthetic.dress import read_wardrobe
 from .data.synthetic.figures import Cast
 from .data.synthetic.film import jpeg
+from .data.synthetic.joints import POSES_EACH, posed_body
 from .data.synthetic.labels import annotation, category
 from .data.synthetic.rasterisers import rasteriser
 from .data.synthetic.scenes import Photo, Stage, crop_photo, sequence_chances, whole_photo
 
 Made = TypeVar("Made")
-CLIPS_FROM = 1_000_000  # clips draw from other generators than pictures
+CLIPS_FROM, JOINTS_FROM = 1_000_000, 2_000_000  # clips and joints draw from other generators than pictures
 
 _stage: Stage  # of a worker process, made once by `_begin`
 
@@ -42,7 +44,8 @@ def add_arguments(task: argparse.ArgumentParser) -> None:
     task.add_argument("--backgrounds", type=Path, help="folder of photos that show nobody; without: made of noise")
     task.add_argument("--out", type=Path, required=True, help="folder to write into")
     task.add_argument("--count", type=int, default=0, help="pictures")
-    task.add_argument("--kind", choices=("crops", "photos"), default="crops", help="one person each, or whole scenes")
+    kinds = "one person each, whole scenes, or bodies of whom nothing is drawn, for `training lift --bodies`"
+    task.add_argument("--kind", choices=("crops", "photos", "joints"), default="crops", help=kinds)
     task.add_argument("--clips", type=int, default=0, help="clips of people who pass each other")
     task.add_argument("--seed", type=int, default=0)
     task.add_argument("--workers", type=int, default=1, help="processes that draw")
@@ -56,7 +59,9 @@ def add_arguments(task: argparse.ArgumentParser) -> None:
 def render(arguments: argparse.Namespace) -> dict[str, Any]:
     """Writes NAME.json and NAME/ (pictures), and NAME_clips.json and NAME_clips/; gives what was written, how fast."""
     facts: dict[str, Any] = {}
-    if arguments.count:
+    if arguments.count and arguments.kind == "joints":
+        facts |= _joints(arguments)
+    elif arguments.count:
         facts |= _pictures(arguments)
     if arguments.clips:
         facts |= _clips(arguments)
@@ -102,6 +107,22 @@ def _write(arguments: argparse.Namespace, images: list[dict[str, Any]], people: 
     }
     coco = {"info": info, "images": images, "annotations": people, "categories": [category()]}
     (arguments.out / f"{arguments.name}.json").write_text(json.dumps(coco, separators=(",", ":")), encoding="utf-8")
+
+
+def _joints(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Writes NAME.npz: `count` poses or a few more, for each body has POSES_EACH."""
+    begun = time.perf_counter()
+    made = list(_in_order(arguments, partial(_pose, arguments), -(-arguments.count // POSES_EACH)))
+    arrays = {name: np.concatenate([each[name] for each in made]) for name in made[0]}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(arguments.out / f"{arguments.name}.npz", **arrays)  # type: ignore[arg-type]
+    poses = len(arrays["points"])
+    return {"poses": poses, "poses_per_second": round(poses / (time.perf_counter() - begun), 1)}
+
+
+def _pose(arguments: argparse.Namespace, number: int) -> dict[str, NDArray[np.float32]]:
+    rng = np.random.default_rng([arguments.seed, JOINTS_FROM + number])
+    return posed_body(_stage, tuple(arguments.size), arguments.room, rng)
 
 
 def _clips(arguments: argparse.Namespace) -> dict[str, Any]:

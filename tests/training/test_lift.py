@@ -13,6 +13,7 @@ import torch
 from service.engines.framing import window_channels
 from service.networks import create, load_weights
 from service.networks.lifter import SelfAttention
+from training.data.borrowed import Borrowed, Seen
 from training.data.lone import LoneFrames
 from training.data.motion import read_motion
 from training.data.windows import WindowMaker, WindowRecipe
@@ -113,6 +114,19 @@ def test_a_share_of_every_batch_are_frames_that_a_detector_saw(motion_file: Path
         assert (targets.abs() == 7).all(-1).all(-1).all(-1).sum() == 2
 
 
+def test_some_of_these_are_bodies_that_no_detector_saw(motion_file: Path) -> None:
+    points = torch.rand(4, 17, 3, generator=torch.Generator().manual_seed(0))
+    sizes, focals = torch.full((4, 2), 100.0), torch.full((4,), 90.0)
+    seen = LoneFrames(points, sizes, focals, torch.full((4, 17, 3), 7.0))
+    bodies = Borrowed(LoneFrames(points, sizes, focals, torch.full((4, 17, 3), 9.0)), Seen(seen, points[..., :2]))
+    maker = WindowMaker(read_motion(motion_file), WindowRecipe(frames=1))
+    lone = LoneRecipe(share=0.5, turned=0.0, borrowed=0.75)
+    batches = WindowBatches([maker], 8, 0, seen=seen, lone=lone, borrowed=bodies)
+    _, targets = batches(0)
+    counted = [int((targets.abs() == value).flatten(1).all(1).sum()) for value in (7, 9)]
+    assert (len(targets), counted) == (8, [1, 3])
+
+
 def test_a_fitted_lifter_learns_by_its_fitted_poses_and_by_those_before(motion_file: Path) -> None:
     torch.manual_seed(0)
     network, drawn = create("lifter", **NETWORK, fitted=True), batch(motion_file)
@@ -182,7 +196,7 @@ def test_figures_are_millimetres_and_the_scale_is_forgiven_in_n(motion_file: Pat
 def test_a_lifter_trains_from_its_recipe(motion_file: Path, tmp_path: Path) -> None:
     recipe = {"kind": "lift", "network": {"name": "lifter", **NETWORK}, "loop": {"batch": 4, "warmup_steps": 1}}
     told = {"run": tmp_path, "motion": motion_file, "validation": motion_file, "device": "cpu", "bf16": True}
-    more = {"workers": 0, "start_from": None, "start": None, "compile": False, "lone": None}
+    more = {"workers": 0, "start_from": None, "start": None, "compile": False, "lone": None, "bodies": None}
     figures = train(recipe, Namespace(**told, **more, hours=1.0, decay_steps=2, decay_hours=0.0))
     assert set(figures) == {"p1", "n", "noisy_p1", "noisy_n"}
     assert torch.load(tmp_path / "latest.pt", weights_only=True)["step"] == 2
@@ -193,7 +207,15 @@ def test_a_fitted_lifter_starts_from_weights_that_were_never_fitted(motion_file:
     np.savez(start, **weights_of(create("lifter", **NETWORK).state_dict()))  # type: ignore[arg-type]
     recipe = {"kind": "lift", "network": {"name": "lifter", **NETWORK, "fitted": True}, "loop": {"batch": 4}}
     told = {"run": tmp_path, "motion": motion_file, "validation": motion_file, "device": "cpu", "bf16": True}
-    more = {"workers": 0, "start_from": None, "start": str(start), "store": tmp_path, "compile": False, "lone": None}
+    more = {
+        "workers": 0,
+        "start_from": None,
+        "start": str(start),
+        "store": tmp_path,
+        "compile": False,
+        "lone": None,
+        "bodies": None,
+    }
     train(recipe, Namespace(**told, **more, hours=1.0, decay_steps=1, decay_hours=0.0))
     state = torch.load(tmp_path / "latest.pt", weights_only=True)
     assert state["step"] == 1

@@ -9,10 +9,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
+from service.geometry.alignment import statures
 from training import render as command
+from training.data.lone import read_lone_frames
 from training.data.photos import PhotoSetRecipe, read_photos, read_picture
 from training.data.synthetic import clips
+from training.data.synthetic.joints import POSES_EACH
+from training.data.windows import STATURE
 
 from .synthetic.made_body import made_body, write_assets
 
@@ -42,6 +47,28 @@ def test_crops_come_with_labels_that_the_training_reads(arguments: argparse.Name
         assert any(person.has_pose for person in photo.people)
     assert len({each["id"] for each in photos.coco["annotations"]}) == facts["people"]
     assert all(image["focal_px"] > 0 for image in photos.coco["images"])
+
+
+def test_joints_alone_come_with_what_a_camera_sees_of_them(arguments: argparse.Namespace) -> None:
+    facts = command.render(with_(arguments, count=POSES_EACH + 1, kind="joints"))
+    made = read_lone_frames(arguments.out / "synthetic_train.npz")
+    assert facts["poses"] == len(made) > POSES_EACH and facts["poses_per_second"] > 0
+    assert not list(arguments.out.glob("synthetic_train/*"))
+    inside = (made.points[..., :2] >= 0) & (made.points[..., :2] < torch.tensor([60, 80]))
+    assert inside.float().mean() > 0.97  # a joint may lie outside of the few vertices that are framed
+    # Where a joint lies about the hip, seen from afar, is where it is seen about the hip, up to one scale.
+    for axis in (0, 1):
+        seen = made.points[..., axis] - made.points[:, :1, axis]
+        assert np.corrcoef(seen.flatten(), made.joints[..., axis].flatten())[0, 1] > 0.9
+    assert statures(made.joints.numpy()) == pytest.approx(np.full(len(made), STATURE), abs=0.15)
+
+
+def test_joints_alone_do_not_depend_on_how_many_there_are(arguments: argparse.Namespace) -> None:
+    for name, count in (("few", 5), ("more", POSES_EACH + 1)):
+        command.render(with_(arguments, count=count, kind="joints", name=name))
+    few, more = (read_lone_frames(arguments.out / f"{name}.npz") for name in ("few", "more"))
+    assert len(few) < len(more)
+    assert torch.equal(few.points, more.points[: len(few)])
 
 
 def test_more_pictures_begin_with_the_same_ones(arguments: argparse.Namespace) -> None:

@@ -58,15 +58,26 @@ class LoneFrames:
         """
         dice = Dice(seed, torch.device("cpu"))
         which = dice.weighted(1 + (leaning - 1) * self.leans.float(), count)
-        drawn = LoneFrames(self.points[which], self.sizes[which], self.focals[which], self.joints[which])
-        mirrored, moved = drawn.mirrored(), dice.chance(0.5, count)
-        drawn = _either(moved, mirrored, drawn)
-        drawn = _either(dice.chance(turned, count), drawn.by_other_cameras(dice), drawn)
-        points, sizes, joints = drawn.points, drawn.sizes, drawn.joints
-        still = (count, frames, 17, 3)
-        return Windows(
-            points[:, None].expand(still), sizes, torch.zeros(count, dtype=torch.bool), joints[:, None].expand(still)
-        )
+        return self.some(which).varied(dice, turned).windows(frames)
+
+    def some(self, which: torch.Tensor) -> LoneFrames:
+        """Those of the indices (k,)."""
+        return LoneFrames(*(getattr(self, key)[which] for key in KEYS))
+
+    def joined(self, others: LoneFrames) -> LoneFrames:
+        """These, and then the others."""
+        return LoneFrames(*(torch.cat([getattr(self, key), getattr(others, key)]) for key in KEYS))
+
+    def varied(self, dice: Dice, turned: float) -> LoneFrames:
+        """Half of them as a mirror shows them, then a share `turned` as other cameras see them."""
+        mirrored = _either(dice.chance(0.5, len(self)), self.mirrored(), self)
+        return _either(dice.chance(turned, len(self)), mirrored.by_other_cameras(dice), mirrored)
+
+    def windows(self, frames: int) -> Windows:
+        """Each as a window that repeats it."""
+        still = (len(self), frames, 17, 3)
+        unpaired = torch.zeros(len(self), dtype=torch.bool)
+        return Windows(self.points[:, None].expand(still), self.sizes, unpaired, self.joints[:, None].expand(still))
 
     @cached_property
     def leans(self) -> torch.Tensor:
@@ -129,33 +140,39 @@ def watch_photos(pose: Callable[[Picture, Array], Array], file: Path, seed: int 
     Args:
         pose: picture and box (4,) to (17, 3), COCO-17.
 
+    Returns:
+        The arrays of `LoneFrames` by their names, and truths (n, 17, 2): where the joints of `points` are, NaN unknown.
+
     Raises:
         ValueError: nobody in the file has 3D joints.
     """
     rng = np.random.default_rng(seed)
-    seen: list[tuple[Array, tuple[int, int], float, Array]] = []
+    seen: list[tuple[Array, tuple[int, int], float, Array, Array]] = []
     for picture, focal, people in _photos(file):
-        for box, joints in people:
+        for box, joints, projected in people:
             loose = box.copy()
             loose[:2] += box[2:] * rng.normal(0, 0.04, 2)
             loose[2:] *= np.exp(rng.normal(0, 0.06, 2))
             points = to_h36m17(pose(picture, loose), "coco17")
-            seen.append((points, (picture.shape[1], picture.shape[0]), focal, joints))
+            truth = to_h36m17(np.column_stack([projected, np.ones(17, np.float32)]), "coco17")[:, :2]
+            seen.append((points, (picture.shape[1], picture.shape[0]), focal, joints, truth))
     if not seen:
         raise ValueError(f"nobody in {file} has `joints3d`: `python -m training render` writes them")
-    points, sizes, focals, joints = (np.array(each, np.float32) for each in zip(*seen, strict=True))
+    points, sizes, focals, joints, truths = (np.array(each, np.float32) for each in zip(*seen, strict=True))
     joints = joints - joints[:, :1]
     factors = (STATURE / statures(joints)).astype(np.float32)
-    return {"points": points, "sizes": sizes, "focals": focals, "joints": joints * factors[:, None, None]}
+    scaled = joints * factors[:, None, None]
+    return {"points": points, "sizes": sizes, "focals": focals, "joints": scaled, "truths": truths}
 
 
-def _photos(file: Path) -> Iterator[tuple[Picture, float, list[tuple[Array, Array]]]]:
+def _photos(file: Path) -> Iterator[tuple[Picture, float, list[tuple[Array, Array, Array]]]]:
     told = json.loads(file.read_text(encoding="utf-8"))
-    people: dict[int, list[tuple[Array, Array]]] = {}
+    people: dict[int, list[tuple[Array, Array, Array]]] = {}
     for each in told["annotations"]:
         if each.get("joints3d") and each.get("whole", 0) >= LEAST_SHARE:
-            known = np.array(each["bbox"], np.float32), np.array(each["joints3d"], np.float32)
-            people.setdefault(each["image_id"], []).append(known)
+            known = (each[name] for name in ("bbox", "joints3d", "projected"))
+            box, joints, projected = (np.array(values, np.float32) for values in known)
+            people.setdefault(each["image_id"], []).append((box, joints, projected))
     for image in told["images"]:
         if image["id"] in people:
             yield read_picture(file.parent / image["file_name"]), float(image["focal_px"]), people[image["id"]]

@@ -24,7 +24,9 @@ ORDER = mirror_order(SKELETONS["h36m17"])
 def labels(folder: Path, **changes: Any) -> Path:
     """A file of three pictures: two people with 3D, one of whom hardly seen, and one without."""
     joints = np.random.default_rng(0).normal((0, 0, 4), 0.3, (17, 3))
-    person = {"category_id": 1, "bbox": [10, 20, 30, 60], "joints3d": joints.tolist(), "whole": 0.9} | changes
+    projected = [*np.random.default_rng(1).uniform(0, 80, (16, 2)).tolist(), [None, None]]
+    person = {"category_id": 1, "bbox": [10, 20, 30, 60], "joints3d": joints.tolist(), "whole": 0.9}
+    person |= {"projected": projected} | changes
     people = [
         person | {"id": 1, "image_id": 1},
         person | {"id": 2, "image_id": 2, "whole": 0.1},
@@ -76,11 +78,13 @@ def test_who_is_seen_and_known_in_3d_is_watched_in_a_box_nearly_theirs(tmp_path:
         "sizes": (1, 2),
         "focals": (1,),
         "joints": (1, 17, 3),
+        "truths": (1, 17, 2),
     }
     assert watched["sizes"].tolist() == [[80, 100]]
     assert 0 < np.abs(boxes[0] - [10, 20, 30, 60]).max() < 20
     assert statures(watched["joints"])[0] == pytest.approx(STATURE, abs=0.1)  # what lies below the ankles stays 8 cm
     assert not watched["joints"][:, 0].any()
+    assert np.isnan(watched["truths"][0]).any(-1).tolist() == [n == 3 for n in range(17)]  # the last of COCO's
 
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:

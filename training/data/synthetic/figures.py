@@ -30,6 +30,7 @@ Generator = np.random.Generator
 GROWN_UP = 2 / 3  # of the phenotype's age: 0 newborn, 1/3 a child, 2/3 young, 1 old
 LEAST_WEIGHT = 1e-4  # vertices that tell less about a COCO joint are left out
 HIPS_NARROWER = 0.1
+OUTLINED = 16
 BLOCKY_HAIR = ("bob", "braid", "long", "ponytail")  # cards that want a picture with holes
 
 
@@ -104,6 +105,20 @@ class Cast:
         self.model, self.wardrobe = model, wardrobe
         self.marks = np.flatnonzero((model.keypoints > LEAST_WEIGHT).any(0))
 
+    def bare(self, rng: Generator) -> Person:
+        """Somebody of whom only the joints are wanted: skin of every OUTLINED-th vertex, which nobody can draw."""
+        shape = self.model.shape(random_phenotype(rng.random() < 0.5, rng))
+        some = np.arange(0, len(shape.vertices), OUTLINED)
+        nothing = np.zeros((0, 3), np.int64)
+        skin = Layer(
+            shape.vertices[some],
+            self.model.weights[some],
+            nothing,
+            random_skin(rng),
+            np.ones((len(some), 3), np.float32),
+        )
+        return self._person(shape, (skin,), rng)
+
     def person(self, rng: Generator) -> Person:
         female = rng.random() < 0.5
         phenotype = random_phenotype(female, rng)
@@ -128,6 +143,9 @@ class Cast:
         if rng.random() < 0.35 and not any(self.wardrobe.garments[name].kind == "hair" for name in worn):
             tint[_scalp(shape.vertices, self.model.eyes)] *= rng.uniform(0.2, 0.7)  # shaved
         body = _layer(shape.vertices, self.model.weights, triangles, skin_look, tint, instead)
+        return self._person(shape, (body, *layers), rng)
+
+    def _person(self, shape: Shape, layers: tuple[Layer, ...], rng: Generator) -> Person:
         seen = np.unique(self.model.triangles)
         crown = int(seen[shape.vertices[seen, 2].argmax()])
         marks = np.append(self.marks, crown)
@@ -136,7 +154,7 @@ class Cast:
         return Person(
             self.model,
             shape,
-            (body, *layers),
+            layers,
             shape.vertices[marks],
             self.model.weights[marks],
             regression,

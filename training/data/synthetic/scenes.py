@@ -30,6 +30,7 @@ Generator = np.random.Generator
 ENLARGED = 2  # pixels a side that are drawn for each of the picture's
 LEAST_WHOLE = 0.35  # of a crop's person that others may leave to be seen
 CROP_ASPECT = 0.75  # the detector's input, width over height
+CROP_TILTED = 0.2  # of crops' people
 PHOTO_SIZES = ((640, 480), (480, 640), (800, 600), (960, 540), (720, 720), (540, 960))
 
 
@@ -83,8 +84,12 @@ def random_pose(stage: Stage, rng: Generator) -> Array:
 
 def random_figure(stage: Stage, owner: int, rng: Generator, tilted: float = 0.0) -> Figure:
     """Somebody in some pose at the origin. tilted: the chance that the figure lies, hangs or is upside down."""
-    made = figure(stage.cast.person(rng), random_pose(stage, rng), owner)
-    if rng.random() < tilted:
+    return tilted_at_times(figure(stage.cast.person(rng), random_pose(stage, rng), owner), tilted, rng)
+
+
+def tilted_at_times(made: Figure, chance: float, rng: Generator) -> Figure:
+    """The figure, which by that chance lies, hangs or is upside down."""
+    if rng.random() < chance:
         axis = rotation((0, 0, 1), rng.uniform(0, 2 * np.pi)) @ [1.0, 0, 0]
         angle = np.pi / 2 + rng.normal(0, 0.3) if rng.random() < 0.55 else rng.uniform(0.4, np.pi)
         made = made.moved(rotation(axis, angle), (0, 0, 0))
@@ -95,14 +100,19 @@ def random_figure(stage: Stage, owner: int, rng: Generator, tilted: float = 0.0)
     return made
 
 
-def crop_scene(stage: Stage, size: tuple[int, int], room: float, rng: Generator) -> Scene:
-    """One person in the middle, with `room` times its box around it; in a third of the scenes others are near."""
-    main = random_figure(stage, 0, rng, tilted=0.2)
+def crop_view(main: Figure, size: tuple[int, int], rng: Generator) -> tuple[View, Array, float]:
+    """Who looks at a crop's person, not framed yet; the person's middle, and how far away it is."""
     middle = (main.joints.min(0) + main.joints.max(0)) / 2
     distance = float(np.exp(rng.uniform(np.log(1.6), np.log(9))))
     eye = random_eye(middle, max(distance, 1.3), rng)
     eye[2] = max(eye[2], 0.08)
-    view = looking(eye, middle, random_roll(rng), 500.0, size)
+    return looking(eye, middle, random_roll(rng), 500.0, size), middle, distance
+
+
+def crop_scene(stage: Stage, size: tuple[int, int], room: float, rng: Generator) -> Scene:
+    """One person in the middle, with `room` times its box around it; in a third of the scenes others are near."""
+    main = random_figure(stage, 0, rng, tilted=CROP_TILTED)
+    view, middle, distance = crop_view(main, size, rng)
     outline = main.outline
     if rng.random() < 0.2:  # a close-up: only a part of the body is framed, the border cuts the rest
         upright = outline[:, 2]
