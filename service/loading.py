@@ -103,14 +103,14 @@ def load_engine(
 
 
 def _precision(settings: Settings, role: str, on_cpu: bool) -> str:
-    """32 bits unless asked for less; the lifter, which is small and exact, always. Of itself only CUDA's detector takes
-    less, behind a gate: in bf16 the finder's boxes would move by up to two pixels, and the embedded detector's AP on a
-    CPU falls by a point (docs/performance.md)."""
+    """32 bits unless asked for less. Of itself only CUDA's detector takes less, behind a gate: in bf16 the finder's boxes
+    would move by up to two pixels, the embedded detector's AP on a CPU falls by a point, and poses flicker more
+    (docs/performance.md). A GPU's lifter, which has time to spare, is always exact."""
     wanted: str = settings.precision
     if on_cpu and wanted == "f16":
         message = "`precision` is f16, which only CUDA devices have here; a CPU takes f32 or bf16"
         raise SettingWrong(message, field="precision", limit=["auto", "f32", "bf16"])
-    if role == "lift" or (wanted == "auto" and (on_cpu or role != "pose")):
+    if (role == "lift" and not on_cpu) or (wanted == "auto" and (on_cpu or role != "pose")):
         return "f32"
     return wanted
 

@@ -161,6 +161,14 @@ def test_the_parts_of_photos_lie_in_pinned_memory() -> None:
     assert torch.from_numpy(parts.pixels).is_pinned()
 
 
+def test_a_cpus_lifter_is_exact_unless_less_is_asked_for() -> None:
+    exact, rough = (engine("lift", "cpu", precision) for precision in ("auto", "bf16"))
+    assert (exact.precision, rough.precision) == ("f32", "bf16")
+    some = rows("lift", 3)
+    for pose, other in zip(run(exact, some), run(rough, some), strict=True):
+        assert np.linalg.norm(pose - other, axis=-1).mean() < 0.02  # metres
+
+
 @cuda
 def test_the_precision_is_the_one_that_is_asked_for() -> None:
     assert engine("pose", "cuda:0", "f32").precision == "f32"
