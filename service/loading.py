@@ -103,8 +103,8 @@ def load_engine(
 
 
 def _precision(settings: Settings, role: str, on_cpu: bool) -> str:
-    """32 bits unless asked for less. Of itself only CUDA's detector takes less, behind a gate: in bf16 the finder's boxes
-    would move by up to two pixels, the embedded detector's AP on a CPU falls by a point, and poses flicker more
+    """32 bits unless asked for less. Of itself only CUDA's detector takes less, behind a gate: in bf16 the finder's
+    boxes would move by up to two pixels, the embedded detector's AP on a CPU falls by a point, and poses flicker more
     (docs/performance.md). A GPU's lifter, which has time to spare, is always exact."""
     wanted: str = settings.precision
     if on_cpu and wanted == "f16":

@@ -173,8 +173,12 @@ def _parse(body: bytes, kind: str) -> dict[str, Any]:
         limit = ["application/json", _MSGPACK[0]]
         message = f"`Content-Type` must be {' or '.join(limit)}; got {kind[:80]!r}"
         raise UnknownKind(message, field="Content-Type", limit=limit)
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise Unreadable("the body must be one object with named fields", field="body", limit="one object")
+    if not isinstance(values, dict):
+        message = f"the body must be one object with named fields; got {type(values).__name__}"
+        raise Unreadable(message, field="body", limit="one object")
+    if odd := [name for name in values if not isinstance(name, str)]:
+        message = f"the body must be one object with named fields; got the name {shown(odd[0])}"
+        raise Unreadable(message, field="body", limit="one object")
     return values
 
 

@@ -189,7 +189,9 @@ def _shared(to: Skeleton, source: Skeleton) -> tuple[NDArray[np.intp], NDArray[n
 
 _SHARED = {name: _shared(COCO17, skeleton) for name, skeleton in SKELETONS.items()}
 _LIMBS = _shared(H36M17, COCO17)
-_LEFT, _RIGHT = ([COCO17.joints.index(f"{side}_{part}") for part in ("hip", "shoulder", "ear")] for side in ("left", "right"))
+_LEFT, _RIGHT = (
+    [COCO17.joints.index(f"{side}_{part}") for part in ("hip", "shoulder", "ear")] for side in ("left", "right")
+)
 
 
 def _known(points: ArrayLike, skeleton_name: str) -> tuple[Skeleton, Points]:

@@ -83,6 +83,11 @@ class Picture:
     kind: str
 
 
+def beginning(body: bytes) -> str:
+    """What came, for whoever sent something else than a picture or a clip."""
+    return f"bytes that begin with {body[:12]!r}"
+
+
 def kind_of(body: bytes) -> str | None:
     """Which of KINDS the first bytes claim to be, or None."""
     if body.startswith(b"\xff\xd8\xff"):
@@ -132,7 +137,9 @@ def read_picture(body: bytes, limits: PictureLimits) -> Picture:
         raise Unreadable("`image` is empty: 0 bytes came", field="image", limit="a whole picture")
     kind = kind_of(body)
     if kind is None:
-        raise UnknownKind(f"`image` is none of {', '.join(KINDS)}", field="image", limit=list(KINDS))
+        raise UnknownKind(
+            f"`image` is none of {', '.join(KINDS)}; got {beginning(body)}", field="image", limit=list(KINDS)
+        )
     try:
         if kind == "jpeg":
             pixels, orientation, focal = _read_jpeg(body, limits)

@@ -24,7 +24,7 @@ from av.video.reformatter import VideoReformatter
 
 from service.errors import TooLarge, UnknownKind, Unreadable
 from service.geometry.planes import AnyPicture, as_array
-from service.media.pictures import Pixels, upright
+from service.media.pictures import Pixels, beginning, upright
 
 from .decoded import PlanesOf
 from .tones import tone_table
@@ -256,7 +256,7 @@ def _kind_of(head: bytes) -> str:
         return "gif"
     if head[4:8] in _MP4_BOXES and not (head[4:8] == b"ftyp" and head[8:12] in _PHOTO_BRANDS):
         return "mp4"
-    raise UnknownKind(f"`clip` is none of {', '.join(KINDS)}", field="clip", limit=list(KINDS))
+    raise UnknownKind(f"`clip` is none of {', '.join(KINDS)}; got {beginning(head)}", field="clip", limit=list(KINDS))
 
 
 def _open(kind: str, file: BinaryIO) -> av.container.InputContainer:

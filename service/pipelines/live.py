@@ -147,12 +147,12 @@ class LiveKeypoints:
         given = self.options.skeleton == "h36m17"
         sequences, times = [], []
         for following in self._people:
-            at = np.array([t for _, t in following.times])
+            past = np.array([seconds for _, seconds in following.times])
             # One window, unless frames are answered that lie before it.
-            first = newest_window(at, self.lift.frames, SLOWEST, FASTEST)
-            first = max(0, min(first, int(np.searchsorted(at, frames[0][1]))))
+            first = newest_window(past, self.lift.frames, SLOWEST, FASTEST)
+            first = min(first, int(np.searchsorted(past, frames[0][1])))
             sequences.append(np.stack([*following.points][first:]))
-            times.append(at[first:])
+            times.append(past[first:])
         poses = await self.lift.poses(sequences, times, self.options.image_size, given, call)
         stature = self.options.stature
         scale = Scale(stature, "given") if stature is not None else Scale()

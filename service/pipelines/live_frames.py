@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.errors import OutOfRange, UnknownKind
 from service.geometry.skeletons import SKELETONS, UNKNOWN, mirror_order
-from service.media.pictures import PictureLimits, kind_of, read_picture
+from service.media.pictures import PictureLimits, beginning, kind_of, read_picture
 from service.media.videos import Frame
 from service.people import Box, Joints3D, Keypoints, Person
 
@@ -144,7 +144,8 @@ class LiveFrames:
 
     async def _pixels(self, picture: bytes) -> NDArray[np.uint8]:
         if kind_of(picture) != "jpeg":
-            raise UnknownKind("`image` must be the bytes of a JPEG", field="image", limit=["jpeg"])
+            message = f"`image` must be the bytes of a JPEG; got {beginning(picture)}"
+            raise UnknownKind(message, field="image", limit=["jpeg"])
         pixels: NDArray[np.uint8] = (await self._pool(read_picture, picture, self._limits)).pixels
         size = (pixels.shape[1], pixels.shape[0])
         if self._size is None:

@@ -94,7 +94,7 @@ def uniform_times(times: NDArray[np.float64], slowest: float, fastest: float) ->
 def newest_window(times: NDArray[np.float64], frames: int, slowest: float, fastest: float) -> int:
     """From where on a sequence is one window of `frames`: of frames that came unevenly, fewer than `frames` of them.
 
-    What was dropped leaves gaps, which the even grid fills: more windows, and so more work, just where there was too much.
+    What was dropped leaves gaps, which the even grid fills: more windows, so more work, just where there is too much.
     """
     first = max(0, len(times) - frames)
     while (grid := uniform_times(times[first:], slowest, fastest)) is not None and len(grid) > frames:

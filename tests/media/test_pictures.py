@@ -205,8 +205,9 @@ def test_an_empty_body_is_unreadable() -> None:
 )
 def test_what_is_no_picture_is_of_unknown_kind(body: bytes) -> None:
     assert kind_of(body) is None
-    with pytest.raises(UnknownKind, match="none of jpeg, png"):
+    with pytest.raises(UnknownKind, match="none of jpeg, png") as caught:
         read_picture(body, LIMITS)
+    assert repr(body[:12]) in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", KINDS)

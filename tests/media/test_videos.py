@@ -199,6 +199,7 @@ def test_what_is_no_clip_is_of_unknown_kind(content: bytes, tmp_path: Path) -> N
     with pytest.raises(UnknownKind, match="none of mp4, quicktime") as caught:
         open_clip(tmp_path / "clip.mp4", LIMITS)
     assert caught.value.field == "clip"
+    assert repr(content[:12]) in str(caught.value)
 
 
 def test_a_missing_file_is_the_callers_own_error(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ async def test_what_is_no_jpeg_of_the_streams_size_is_refused_and_the_next_is_an
         await live.add(0, 0.0, walker(0), call())
         with pytest.raises(OutOfRange, match="320 x 240"):
             await live.add(1, 0.1, jpeg(street(160, 120)), call())
-        with pytest.raises(UnknownKind):
+        with pytest.raises(UnknownKind, match=r"begin with .*PNG"):
             await live.add(2, 0.2, b"\x89PNG\r\n\x1a\n", call())
         with pytest.raises(Unreadable):
             await live.add(3, 0.3, walker(0)[:200], call())

@@ -126,7 +126,8 @@ def _check_names(given: Mapping[str, Tensor], specs: Sequence[TensorSpec], kind:
             raise Unreadable(message, field="inputs", limit=names)
     for spec in specs:
         if spec.name not in given:
-            raise Unreadable(f"`inputs` lack `{spec.name}`", field=spec.name, limit=names)
+            came = ", ".join(given) or "none"
+            raise Unreadable(f"`inputs` lack `{spec.name}`; got {came}", field=spec.name, limit=names)
         if spec.name in kind.free:
             continue
         tensor = given[spec.name]

@@ -154,7 +154,8 @@ async def load_model(request: Request) -> Response:
     service: Service = request.app.state.service
     parameters = (await _small_body(request)).get("parameters") or {}
     if not isinstance(parameters, dict):
-        raise Unreadable("`parameters` must be an object", field="parameters")
+        message = f"`parameters` must be an object; got {type(parameters).__name__}"
+        raise Unreadable(message, field="parameters")
     label = repository.asked_version(_own_name(request), parameters)
     # Whoever asked may leave: half a change would help nobody.
     await asyncio.shield(asyncio.ensure_future(service.load_model(label)))

@@ -96,7 +96,7 @@ async def test_inputs_of_other_names_are_refused(door: httpx.AsyncClient) -> Non
         answer = await asked(door, "pose", body)
         assert answer.status_code == 400 and says in answer.json()["error"]
     lacks = await asked(door, "lift", request(given("keypoints", np.zeros((1, 1, 17, 3)), "FP32")))
-    assert lacks.status_code == 400 and "lack `image_size`" in lacks.json()["error"]
+    assert lacks.status_code == 400 and "lack `image_size`; got keypoints" in lacks.json()["error"]
 
 
 # ---- photo, person

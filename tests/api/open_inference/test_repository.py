@@ -104,7 +104,7 @@ async def test_a_load_names_its_version_in_every_clients_way(
         ("nobody", b"", 404, "no model"),
         ("bright", b"[]", 400, "JSON object"),
         ("bright", b"{", 400, "not JSON"),
-        ("bright", b'{"parameters": [1]}', 400, "must be an object"),
+        ("bright", b'{"parameters": [1]}', 400, "must be an object; got list"),
         ("bright", b'{"parameters": {"file:1/model.pt": "AAAA"}}', 422, "from the store alone"),
         ("bright", b'{"parameters": {"version": 0}}', 422, "a whole number from 1"),
         ("bright", b'{"parameters": {"version": true}}', 422, "a whole number from 1"),
