@@ -150,8 +150,8 @@ class FileFields(Options):
     stature: float | None = Field(None, ge=0.3, le=3.0, description="metres from 0.3 to 3: standing height")
 
 
-class LiveFields(SequenceFields):
-    """The `start` message of WS /v1/live/keypoints."""
+class StreamFields(Options):
+    """What both live doors' `start` messages have."""
 
     latency: Literal["low", "full"] = Field("low", description='"low" or "full": the newest frame, or the centre one')
     smooth: bool = Field(False, description="true or false: smooth over time")
@@ -163,7 +163,11 @@ class LiveFields(SequenceFields):
     )
 
 
-class LiveFrameFields(Options):
+class LiveFields(SequenceFields, StreamFields):
+    """The `start` message of WS /v1/live/keypoints."""
+
+
+class LiveFrameFields(StreamFields):
     """The `start` message of WS /v1/live/frames."""
 
     skeleton: Literal["coco17"] = Field("coco17", description='"coco17": what the detector answers')
@@ -174,16 +178,8 @@ class LiveFrameFields(Options):
         description="[width, height] in whole pixels, each 1 or more: of every frame; the first one tells if absent",
     )
     fps: float = Field(30.0, ge=1, le=240, description="frames a second from 1 to 240")
-    latency: Literal["low", "full"] = Field("low", description='"low" or "full": the newest frame, or the centre one')
-    smooth: bool = Field(False, description="true or false: smooth over time")
     states: bool = Field(False, description="true or false: tell of each joint whether it was seen")
     lift: bool = Field(True, description="true or false: make 3D joints, too")
-    camera: CameraFields | None = Field(None, description="an object with focal_px or field_of_view: the camera")
-    stature: float | None = Field(None, ge=0.3, le=3.0, description="metres from 0.3 to 3: standing height")
-    mirrored: bool = Field(False, description="true or false: the picture is mirrored, as selfies are")
-    models: ModelNames = Field(
-        default_factory=lambda: NO_MODEL_NAMED, description="an object with person, pose or lift: models by name"
-    )
     max_people: int = Field(20, ge=1, le=100, description="a whole number from 1 to 100: the likeliest so many people")
     min_person_score: float = Field(
         0.4, ge=0.01, le=1, description="a number from 0.01 to 1: people under this chance are left out"
