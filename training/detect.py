@@ -24,7 +24,10 @@ from service.engines.framing import CropRow, Found, PictureRow
 from service.geometry.skeletons import to_h36m17
 from service.loading import load_engine
 from service.media.videos import ClipLimits, open_clip
+from service.pipelines.certainty import Certainty
+from service.pipelines.second_look import surest, turned_row, turns
 from service.settings import Settings
+from service.store.manifest import Role
 from service.store.store import Entry, Store, embedded_store
 
 from .data.human36m import RENAMED, TESTING, TRAINING, detections_file, views
@@ -66,19 +69,21 @@ def detect(arguments: Namespace) -> str:
         ValueError: no video of a subject, or a take that has not four views; the message names it.
     """
     store, settings = Store(arguments.store), Settings(device=arguments.device)
+    photos = arguments.set == "photos"
     if arguments.row is not None:
         pose = detector_of_row(arguments.row, torch.device(arguments.device))
     else:
-        engine = _engine(store, "pose", arguments.pose, settings, arguments.device)
-        pose = detector(engine, flip_test=arguments.set != "photos")  # photos are looked at once, as the service does
-    photos = arguments.set == "photos"
+        entry = _entry(store, "pose", arguments.pose)
+        engine = load_engine(entry.manifest, entry.load, settings, arguments.device)
+        pose = as_served(engine, Certainty.read(entry.manifest.certainty)) if photos else detector(engine)
     out: Path = arguments.out or (arguments.videos.parent if photos else arguments.videos)
     if arguments.set in ("rendered", "photos"):
         path = points_file(out, arguments.name)
         arrays: dict[str, Any] = dict((watch_photos if photos else watch)(pose, arguments.videos))
         np.savez_compressed(path, **arrays)
         return f"written: {path}"
-    find = finder(_engine(store, "person", arguments.person, settings, arguments.device))
+    entry = _entry(store, "person", arguments.person)
+    find = finder(load_engine(entry.manifest, entry.load, settings, arguments.device))
     points: dict[str, dict[str, list[Array]]] = {}
     for subject in arguments.subjects:
         points[subject] = {}
@@ -172,12 +177,30 @@ def finder(engine: Engine) -> Find:
     return find
 
 
-def detector(engine: Engine, flip_test: bool = True) -> Detect:
+def detector(engine: Engine) -> Detect:
+    """With flip test."""
+
     def pose(picture: Picture, box: Array) -> Array:
-        points: Array = engine.run(engine.prepare([CropRow(picture, box, flip_test)]))[0]
-        return points
+        return _look(engine, CropRow(picture, box, flip_test=True))
 
     return pose
+
+
+def as_served(engine: Engine, certainty: Certainty | None) -> Detect:
+    """One look without flip test, and others at who lies or stands on their head, as the service looks at photos."""
+
+    def pose(picture: Picture, box: Array) -> Array:
+        row = CropRow(picture, box, flip_test=False)
+        first = _look(engine, row)
+        others = [_look(engine, turned_row(row, angle)) for angle in turns(first[None])[0]]
+        return surest(first, others, lambda points: points if certainty is None else certainty.of(points, box))
+
+    return pose
+
+
+def _look(engine: Engine, row: CropRow) -> Array:
+    points: Array = engine.run(engine.prepare([row]))[0]
+    return points
 
 
 def detector_of_row(folder: Path, device: torch.device) -> Detect:
@@ -196,9 +219,8 @@ def detector_of_row(folder: Path, device: torch.device) -> Detect:
     return pose
 
 
-def _engine(store: Store, role: Any, named: str | None, settings: Settings, device: str) -> Engine:
-    entry: Entry = store.default(role) if named is None else store.find(named)
-    return load_engine(entry.manifest, entry.load, settings, device)
+def _entry(store: Store, role: Role, named: str | None) -> Entry:
+    return store.default(role) if named is None else store.find(named)
 
 
 def _pictures(file: Path) -> Iterable[Picture]:

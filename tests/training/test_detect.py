@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.engines.framing import Found
+from service.engines.framing import CropRow, Found
+from tests.pipelines.fake import FakeEngine
 from training.data.human36m import read_human36m, views
-from training.detect import follow, videos_of, write_detections
+from training.detect import as_served, follow, videos_of, write_detections
 from training.fixtures import FRAMES, write_human36m
 
 CAMERAS = [view.id for view in views("S1")]
@@ -69,3 +70,24 @@ def test_what_is_written_is_read_as_a_2d_file(tmp_path: Path) -> None:
     read = read_human36m(tmp_path, ["S9"], "ours-x")
     assert all(len(take.points) == FRAMES for take in read)
     assert all(np.array_equal(take.points, exact[take.name]) for take in read)
+
+
+def test_who_lies_in_a_photo_is_looked_at_again_and_the_surer_pose_stays() -> None:
+    lying = np.column_stack([np.linspace(0, 80, 17), np.full(17, 40), np.full(17, 0.5)]).astype(np.float32)
+    lying[[11, 12], 0] = 80  # the hips right of the shoulders: a trunk that lies
+    standing = lying[:, [1, 0, 2]]
+    asked: list[CropRow] = []
+
+    def answer(row: CropRow) -> np.ndarray:
+        asked.append(row)
+        points = (lying if np.asarray(row.picture).any() else standing).copy()
+        points[:, 2] = 0.5 if row.rotation in (0.0, 180.0) else 0.9
+        return points
+
+    engine = FakeEngine("pose", answer)
+    pose, box = as_served(engine, None), np.array([0, 0, 80, 80], np.float32)
+    assert pose(np.full((90, 90, 3), 255, np.uint8), box)[0, 2] == pytest.approx(0.9)
+    assert [row.rotation for row in asked] == pytest.approx([0.0, -90.0, 180.0])
+    asked.clear()
+    assert pose(np.zeros((90, 90, 3), np.uint8), box)[0, 2] == pytest.approx(0.5)
+    assert len(asked) == 1 and not asked[0].flip_test
