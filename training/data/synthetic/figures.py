@@ -30,7 +30,7 @@ Generator = np.random.Generator
 GROWN_UP = 2 / 3  # of the phenotype's age: 0 newborn, 1/3 a child, 2/3 young, 1 old
 LEAST_WEIGHT = 1e-4  # vertices that tell less about a COCO joint are left out
 HIPS_NARROWER = 0.1
-OUTLINED = 16
+OUTLINED = 16  # vertices of a bare body, of which one is kept
 BLOCKY_HAIR = ("bob", "braid", "long", "ponytail")  # cards that want a picture with holes
 
 
