@@ -2,11 +2,14 @@
 
 A few thousand rendered people are soon learned by heart; bodies of whom only the joints are made come by the hundred
 thousand (`training render --kind joints`). What a detector gets wrong depends on the pose more than on the picture, so
-each of them borrows, whenever it is drawn, from one of those whose poses are the most alike.
+each of them borrows, whenever it is drawn, from those whose poses are much alike. Whoever lends must not be known
+again by errors and scores, for then the lender's pose tells that of the borrower: there are hundreds of them, limbs may
+have lenders of their own, and all is shaken a little.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +20,10 @@ from torch import Tensor
 from .lone import LoneFrames, read_lone_frames
 from .windows import Dice, Windows
 
-ALIKE = 12  # people of whom one lends
+ALIKE = 0.02  # of all who may lend to a body
+LIMBS = ((1, 2, 3), (4, 5, 6), (11, 12, 13), (14, 15, 16), (0, 7, 8, 9, 10))
+OF_LIMBS = 0.5  # of the bodies borrow limb by limb
+SHAKEN, SHAKEN_LOGIT = 0.25, 0.4  # spreads: of an error's size (its logarithm), of a score
 AT_ONCE = 2048  # bodies that are compared with all of them
 
 
@@ -55,12 +61,26 @@ class Borrowed:
         """Each a window of one frame repeated, as `LoneFrames.draw` makes them."""
         dice = Dice(seed, torch.device("cpu"))
         which = dice.below(len(self), count)
-        lenders = self.lenders[which, dice.below(self.lenders.shape[1], count)]
-        drawn = self.bodies.some(which)
-        errors = self.errors[lenders]
+        drawn, errors = self.bodies.some(which), self._borrow(which, dice)
         places = drawn.points[..., :2]
         points = torch.cat([places + errors[..., :2] * _extents(places)[:, None, None], errors[..., 2:]], -1)
         return replace(drawn, points=points).varied(dice, turned).windows(frames)
+
+    def _borrow(self, which: Tensor, dice: Dice) -> Tensor:
+        """(k, 17, 3) errors and scores for these bodies (k,)."""
+        count, many = len(which), self.lenders.shape[1]
+        alone = dice.chance(OF_LIMBS, count)
+        one = self.lenders[which, dice.below(many, count)]
+        errors = self.errors[one]
+        for limb in LIMBS:
+            other = self.lenders[which, dice.below(many, count)]
+            joints = torch.tensor(limb)
+            errors[:, joints] = self.errors[torch.where(alone, other, one)][:, joints]
+        errors[..., :2] *= torch.exp(SHAKEN * dice.normal(count, 17, 1))
+        scores = errors[..., 2].clamp(0.01, 0.99).logit() + SHAKEN_LOGIT * dice.normal(count, 17)
+        known = errors[..., 0].isfinite()
+        errors[..., 2] = torch.where(known, scores.sigmoid(), 0.0)
+        return errors
 
 
 def _extents(places: Tensor) -> Tensor:
@@ -70,11 +90,11 @@ def _extents(places: Tensor) -> Tensor:
 
 
 def _most_alike(bodies: Tensor, people: Tensor) -> Tensor:
-    """(n, ALIKE) for each body the people whose joints, as their cameras see them, lie nearest to its own."""
-    lenders = min(ALIKE, len(people))
+    """For each body the people whose joints, as their cameras see them, lie nearest to its own: (n, ALIKE of them)."""
+    lenders = math.ceil(ALIKE * len(people))
     flat = people.flatten(1)
     parts = torch.split(bodies.flatten(1), AT_ONCE)
-    return torch.cat([torch.cdist(part, flat).topk(lenders, largest=False).indices for part in parts])
+    return torch.cat([torch.cdist(part, flat).topk(lenders, largest=False).indices.int() for part in parts])
 
 
 def read_seen(file: Path) -> Seen:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from service.geometry.skeletons import SKELETONS, mirror_order
-from training.data.borrowed import Borrowed, Seen, read_seen
+from training.data import borrowed
+from training.data.borrowed import LIMBS, Borrowed, Seen, read_seen
 from training.data.lone import LoneFrames
 
 ORDER = mirror_order(SKELETONS["h36m17"])
@@ -48,7 +49,8 @@ def test_without_errors_to_borrow_bodies_stay_where_they_are() -> None:
             and torch.allclose(of.points[n, :, :2], points[0, :, :2], atol=1e-4)
         ]
         assert len(same) == 1
-    assert (windows.points[..., 2] == 0.5).all()
+    scores = windows.points[..., 2]
+    assert scores.median() == pytest.approx(0.5, abs=0.03) and 0.03 < scores.std() < 0.2  # shaken about what was lent
     assert not windows.given.any()
 
 
@@ -64,7 +66,8 @@ def test_an_error_grows_with_the_size_of_who_borrows_it() -> None:
         exact = (big if as_it_was else mirrored).points[0, :, :2]
         off = points[:, :2] - exact
         # Whoever lends is in the same pose, as he is or in a mirror; there the error points the other way.
-        assert torch.allclose(off[:, 0].abs(), torch.full((17,), 6.0), atol=1e-3)
+        assert (off[:, 0].sign() == (1 if as_it_was else -1)).all()
+        assert off[:, 0].abs().median() == pytest.approx(6.0, rel=0.3) and off[:, 0].abs().std() > 0.5  # shaken, too
         assert torch.allclose(off[:, 1], torch.zeros(17), atol=1e-3)
 
 
@@ -73,6 +76,21 @@ def test_whoever_is_in_the_same_pose_lends_first() -> None:
     bodies = lenders.some(torch.tensor([7, 21])).joined(lenders.some(torch.tensor([3])).mirrored())
     borrowed = Borrowed(bodies, watched(lenders, 1.0, 0.4))
     assert borrowed.lenders[:, 0].tolist() == [7, 21, 40 + 3]  # the mirrored ones come after the others
+
+
+def test_limbs_of_half_of_the_bodies_have_lenders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(borrowed, "ALIKE", 1.0)
+    monkeypatch.setattr(borrowed, "SHAKEN", 0.0)
+    lenders = watched(people(100, 10), 0.0, 0.5)
+    lenders.people.points[..., 1] += torch.arange(100.0)[:, None]  # each is known by how far down its joints lie
+    bodies = people(1, 11)
+    windows = Borrowed(bodies, lenders).draw(400, 1, seed=2, turned=0.0)
+    as_it_was = (windows.targets[:, 0] == bodies.joints).flatten(1).all(1)
+    off = windows.points[as_it_was, 0, :, 1] - bodies.points[:, :, 1]
+    of_limbs = [off[:, list(limb)] for limb in LIMBS]
+    assert all(torch.allclose(limb, limb[:, :1].expand_as(limb), atol=1e-3) for limb in of_limbs)
+    several = torch.stack([limb[:, 0] for limb in of_limbs], 1).std(1) > 1e-3
+    assert 0.4 < float(several.float().mean()) < 0.6
 
 
 def test_a_joint_that_the_lender_lacks_is_unknown() -> None:
