@@ -232,6 +232,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0, help="of each run, after a warm-up")
     parser.add_argument("--crowd", type=int, default=0, help="instead: so many sockets at one frame a second")
     arguments = parser.parse_args()
+    if len(set(arguments.streams)) < len(arguments.streams):
+        parser.error("--streams takes each number once")
     figures: dict[str, Any] = {"machine": machine()}
     with _address(arguments.url, max([arguments.crowd, *arguments.streams])) as url:
         if arguments.crowd:

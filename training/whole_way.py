@@ -72,7 +72,7 @@ ASSUMED_STATURE_M = 1.70
 def add_arguments(task: argparse.ArgumentParser) -> None:
     task.add_argument("--url", required=True, help="of the running service")
     task.add_argument("--rendered", type=Path, required=True, help="folder that `training render` wrote")
-    task.add_argument("--name", default="rendered_val", help="of the annotation file in it")
+    task.add_argument("--name", default="synthetic_train", help="of the annotation file in it; `render` has the same")
     task.add_argument("--camera", choices=("given", "assumed"), default="given", help="is the focal length told?")
     task.add_argument("--flip-test", action="store_true")
     task.add_argument("--key", help="API key, where the service wants one")

@@ -14,7 +14,7 @@ from service.pipelines.live import LiveOptions, LivePose
 
 from .images import lifted_fields
 from .live_stream import JSON, MSGPACK, RULES_BROKEN, Stream, serve_stream
-from .points import read_points
+from .points import read_frame
 from .schemas import LiveFields, camera_options, checked, model_names
 
 __all__ = ["MAX_MESSAGE_BYTES", "RULES_BROKEN", "live_keypoints"]
@@ -66,7 +66,7 @@ class KeypointStream(Stream):
         if several is not None and (not isinstance(several, list) or len(several) > limit):
             raise TooLarge(f"`people` must be a list of at most {limit} people", field="people", limit=limit)
         named = [("keypoints", one)] if several is None else [(f"people[{n}]", each) for n, each in enumerate(several)]
-        return [read_points([each], self._joints, name)[0] for name, each in named]
+        return [read_frame(each, self._joints, name) for name, each in named]
 
     def people_of(self, answer: LivePose) -> list[dict[str, Any]]:
         return [lifted_fields(person) for person in answer.people]

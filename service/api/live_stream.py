@@ -242,9 +242,7 @@ class Stream(ABC):
             self._take(values, now)
         else:
             known = ["start", "frame", "end"]
-            raise OutOfRange(
-                f"`type` must be one of {', '.join(known)}; got {str(kind)[:30]!r}", field="type", limit=known
-            )
+            raise OutOfRange(f"`type` must be one of {', '.join(known)}; got {shown(kind)}", field="type", limit=known)
 
     def _count(self, now: float) -> None:
         second = int(now)

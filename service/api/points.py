@@ -32,18 +32,29 @@ def read_points(value: object, joints: int, name: str) -> Array:
     """
     if not isinstance(value, list | np.ndarray) or not len(value):
         raise OutOfRange(f"`{name}` must be a list of one frame or more; got {shown(value)}", field=name, limit=1)
+    return _read(value, joints, name, "frames x ", 0)
+
+
+def read_frame(value: object, joints: int, name: str) -> Array:
+    """One frame's keypoints, as `read_points` reads several: (joints, 3)."""
+    points: Array = _read([value], joints, name, "", 1)[0]
+    return points
+
+
+def _read(value: list[Any] | NDArray[np.float64], joints: int, name: str, several: str, first: int) -> Array:
+    """several: how a refusal calls frames; first: the level of lists from which on it tells where."""
     if isinstance(value, np.ndarray):
         given: NDArray[np.float64] = value
     elif (numbers := as_numbers(value)) is None:  # nulls, ragged lists, or what is no number
-        given = _read_each(value, joints, name)
+        given = _read_each(value, joints, name, first)
     elif (finite := np.isfinite(numbers)).all():
         given = numbers
     else:
-        at = "".join(f"[{index}]" for index in np.argwhere(~finite)[0])
+        at = "".join(f"[{index}]" for index in np.argwhere(~finite)[0][first:])
         raise OutOfRange(f"`{name}{at}` must be a number; got NaN or an infinity", field=name, limit="finite")
     if given.ndim != 3 or given.shape[1] != joints or given.shape[2] not in (2, 3):
-        wanted = f"frames x {joints} joints x 2 or 3"
-        raise OutOfRange(f"`{name}` must be {wanted}; got {_size(given.shape)}", field=name, limit=wanted)
+        wanted = f"{several}{joints} joints x 2 or 3"
+        raise OutOfRange(f"`{name}` must be {wanted}; got {_size(given.shape[first:])}", field=name, limit=wanted)
 
     distances = np.abs(given[..., :2])
     farthest = distances.max()
@@ -66,23 +77,24 @@ def _size(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "a number"
 
 
-def _read_each(frames: list[Any], joints: int, name: str) -> NDArray[np.float64]:
+def _read_each(frames: list[Any], joints: int, name: str, first: int) -> NDArray[np.float64]:
     """The slow way, number by number, which knows nulls and says where something is wrong."""
     rows: list[list[float]] = []
     width = 0
     for number, frame in enumerate(frames):
+        place = name if first else f"{name}[{number}]"
         if not isinstance(frame, list) or len(frame) != joints:
             came = f"{len(frame)}" if isinstance(frame, list) else shown(frame)
-            raise OutOfRange(f"`{name}[{number}]` must have {joints} joints; got {came}", field=name, limit=joints)
+            raise OutOfRange(f"`{place}` must have {joints} joints; got {came}", field=name, limit=joints)
         for joint, point in enumerate(frame):
             unknown = point is None or (isinstance(point, list) and point[:2] == [None, None])
             if not unknown:
                 if not isinstance(point, list) or len(point) not in (2, 3) or not all(map(_is_number, point)):
                     rule = "null, or 2 or 3 numbers: x, y, score"
-                    message = f"`{name}[{number}][{joint}]` must be {rule}; got {shown(point)}"
+                    message = f"`{place}[{joint}]` must be {rule}; got {shown(point)}"
                     raise OutOfRange(message, field=name, limit=rule)
                 if width not in (0, len(point)):
-                    message = f"`{name}[{number}][{joint}]` must have {width} numbers like the ones before it"
+                    message = f"`{place}[{joint}]` must have {width} numbers like the ones before it"
                     raise OutOfRange(f"{message}; got {len(point)}", field=name, limit=width)
                 width = len(point)
             rows.append([math.nan, math.nan, 0.0] if unknown else [*map(float, point), 1.0][:3])

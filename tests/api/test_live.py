@@ -130,6 +130,24 @@ def test_a_wrong_frame_is_told_and_the_stream_goes_on(here: Served, more: dict[s
         assert hear(socket)["seq"] == 7
 
 
+@pytest.mark.parametrize(
+    "more, says",
+    [
+        ({"keypoints": POINTS[:16]}, "`keypoints` must be 17 joints x 2 or 3; got 16 x"),
+        ({"keypoints": [[1, 2], "here", *POINTS[2:]]}, "`keypoints[1]` must be null, or 2 or 3 numbers"),
+        ({"keypoints": [*POINTS[:16], [float("nan"), 2, 0.5]]}, "`keypoints[16][0]` must be a number; got NaN"),
+        ({"keypoints": None, "people": [POINTS, POINTS[:3]]}, "`people[1]` must be 17 joints x 2 or 3; got 3 x"),
+        ({"type": None}, "must be one of start, frame, end; got None"),
+    ],
+)
+def test_what_is_wrong_is_told_by_its_place_in_the_frame(here: Served, more: dict[str, Any], says: str) -> None:
+    with dial(here, subprotocols=["poselift.v1.msgpack"]) as socket:
+        for message in (START, frame(0) | more):
+            socket.send(msgpack.packb(message))
+        assert hear(socket)["type"] == "started"
+        assert says in hear(socket)["problem"]["detail"]
+
+
 def test_a_failure_inside_is_told_without_detail_and_the_stream_goes_on(here: Served, service: FakeService) -> None:
     with dial(here) as socket:
         service.work.error = errors.NotFinite("secret")
