@@ -35,14 +35,11 @@ def lean(points: Array) -> Floats:
 def turns(points: Array) -> list[tuple[float, ...]]:
     """The angles by which each person's crop is turned for another look; none for most people.
 
-    A trunk that leans is set upright, and upside down: a pose on the head often has its head where the feet are. Whose
-    pose is unsure may lie on either side whatever it says.
+    A trunk that leans is set upright, and upside down: a pose on the head often has its head where the feet are.
     """
     unsure = points[..., 2].mean(1) < UNSURE
     return [
-        ((float(angle),) if abs(angle) > MOST_LEAN_DEG else ())
-        + ((180.0,) if doubt or abs(angle) > MOST_LEAN_DEG else ())
-        + ((90.0, -90.0) if doubt else ())
+        (float(angle), 180.0) if abs(angle) > MOST_LEAN_DEG else (180.0,) if doubt else ()
         for angle, doubt in zip(lean(points), unsure, strict=True)
     ]
 
