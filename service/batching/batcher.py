@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,7 @@ class Batcher:
         self.line = Line(limits)
         self.rows_per_s: float | None = None  # measured over the last batches
         self._metrics, self._changed, self._tracing = metrics, changed, tracing
+        self._freed = asyncio.Event()  # rows have left the line
         self._open = True
         network = engine.network
         metrics.queue_limit_rows.labels(network).set(limits.rows)
@@ -78,6 +80,9 @@ class Batcher:
     ) -> tuple[list[Any], float]:
         """Queues the rows and waits for all of their answers, in order; also the seconds until the first of them began.
 
+        Rows of clips wait until there is room for them: a clip has been let in, and is not broken off because others
+        crowd the queue meanwhile.
+
         Raises:
             QueueFull, ShareUsedUp, NotReady: at once, nothing was queued.
             DeadlinePassed: at the deadline, also while the device is busy; what has not run then never does.
@@ -88,7 +93,11 @@ class Batcher:
         if not rows:
             return [], 0.0
         held = held_bytes(rows)
-        self._admit(rows, sum(held), caller, deadline, now)
+        cost = sum(row.cost for row in rows)
+        if klass is Class.CLIP and not self.line.has_room(cost, caller, sum(held)):
+            await self._wait_for_room(cost, sum(held), caller, deadline)
+            now = loop.time()
+        self._admit(cost, sum(held), caller, deadline, now)
         ticket = Ticket(len(rows), loop.create_future(), self._tracing.here)
         self._line_up(
             ticket,
@@ -123,6 +132,7 @@ class Batcher:
             self.line.leave(waiting)
         ticket.waiting.clear()  # they hold the ticket: another ring
         self._queue_rows.set(self.line.rows)
+        self._freed.set()
 
     def knock(self, caller: str) -> None:
         """Raises QueueFull, ShareUsedUp or NotReady where not one more row would be let in now.
@@ -131,11 +141,19 @@ class Batcher:
         """
         self._let_in(1, 0, caller)
 
-    def _admit(self, rows: Sequence[Row], held: int, caller: str, deadline: float, now: float) -> None:
+    async def _wait_for_room(self, cost: int, held: int, caller: str, deadline: float) -> None:
+        """Until the line would take so many rows, the deadline has passed, or nobody is let in any more."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                while self._open and not self.line.has_room(cost, caller, held):
+                    self._freed.clear()
+                    await self._freed.wait()
+
+    def _admit(self, cost: int, held: int, caller: str, deadline: float, now: float) -> None:
         if deadline <= now:
             self._metrics.expired_total.inc()
             raise DeadlinePassed("the deadline had passed before the work was queued")
-        self._let_in(sum(row.cost for row in rows), held, caller)
+        self._let_in(cost, held, caller)
 
     def _let_in(self, cost: int, held: int, caller: str) -> None:
         try:
@@ -157,6 +175,7 @@ class Batcher:
         for waiting in late:
             self._expire(waiting.owner[0])
         self._queue_rows.set(self.line.rows)
+        self._freed.set()
         return batch
 
     def begin(self, batch: Sequence[Waiting], now: float) -> None:
@@ -205,6 +224,7 @@ class Batcher:
     def close(self) -> None:
         """Lets nobody else in; who waits is still served."""
         self._open = False
+        self._freed.set()
 
     def refuse(self, rows: Sequence[Waiting]) -> None:
         """Answers with NotReady: these rows will not be computed, or nobody knows."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from service.errors import QueueFull, ShareUsedUp
+from service.errors import Busy, QueueFull, ShareUsedUp
 
 
 class Class(IntEnum):
@@ -135,6 +135,14 @@ class Line:
             message = f"you have {queued} rows queued; {cost} more pass your share of {share} while others wait"
             wait_s = retry_after_s(queued, rows_per_s)
             raise ShareUsedUp(message, field="caller_share", limit=share, retry_after_s=wait_s)
+
+    def has_room(self, cost: int, caller: str, held: int = 0) -> bool:
+        """Whether `admit` would let them in."""
+        try:
+            self.admit(cost, caller, held=held)
+        except Busy:
+            return False
+        return True
 
     @property
     def full(self) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.errors import NotReady, QueueFull, ShareUsedUp
+from service.batching.policy import Class
+from service.errors import DeadlinePassed, NotReady, QueueFull, ShareUsedUp
 
 from .fake import Network, Number, Queues, play, solo
 
@@ -110,3 +111,66 @@ def test_a_closed_queue_takes_nobody_and_serves_who_is_in() -> None:
         assert 3 not in network.computed
 
     play(story)
+
+
+def test_a_clip_that_was_let_in_waits_for_room_and_is_not_broken_off() -> None:
+    async def story(here: Queues, network: Network) -> None:
+        await here.occupy()
+        crowd = [here.ask(n, caller=f"caller{n}") for n in range(1, 9)]
+        await here.queued(8)
+        clips = [here.ask(n, n + 1, caller="clips", klass=Class.CLIP) for n in (20, 30)]
+        await asyncio.sleep(0.02)
+        assert not any(clip.done() for clip in clips) and here.batchers["lift"].line.rows == 8
+        assert here.sample("shed_total", reason="QueueFull") == 0
+        with pytest.raises(QueueFull):  # others do not wait
+            await here.ask(9, caller="late")
+        network.gate.set()
+        assert [await clip for clip in clips] == [solo(20, 21), solo(30, 31)]
+        await asyncio.gather(*crowd)
+
+    play(story, rows=8)
+
+
+def test_a_clip_waits_for_room_no_longer_than_its_deadline() -> None:
+    async def story(here: Queues, network: Network) -> None:
+        await here.occupy()
+        crowd = [here.ask(n, caller=f"caller{n}") for n in range(1, 9)]
+        await here.queued(8)
+        with pytest.raises(DeadlinePassed):
+            await here.ask(20, caller="clips", klass=Class.CLIP, seconds=0.02)
+        network.gate.set()
+        await asyncio.gather(*crowd)
+        assert 20 not in network.computed
+
+    play(story, rows=8)
+
+
+def test_a_clip_that_waits_for_room_hears_of_the_end() -> None:
+    async def story(here: Queues, network: Network) -> None:
+        await here.occupy()
+        crowd = [here.ask(n, caller=f"caller{n}") for n in range(1, 9)]
+        await here.queued(8)
+        clip = here.ask(20, caller="clips", klass=Class.CLIP)
+        await asyncio.sleep(0.02)
+        here.batchers["lift"].close()
+        with pytest.raises(NotReady):
+            await asyncio.wait_for(clip, 1.0)
+        network.gate.set()
+        assert await asyncio.gather(*crowd) == [solo(n) for n in range(1, 9)]
+
+    play(story, rows=8)
+
+
+def test_a_clip_whose_caller_leaves_while_it_waits_for_room_is_forgotten() -> None:
+    async def story(here: Queues, network: Network) -> None:
+        await here.occupy()
+        crowd = [here.ask(n, caller=f"caller{n}") for n in range(1, 9)]
+        await here.queued(8)
+        clip = here.ask(20, caller="clips", klass=Class.CLIP)
+        await asyncio.sleep(0.02)
+        clip.cancel()
+        network.gate.set()
+        await asyncio.gather(*crowd)
+        assert 20 not in network.computed
+
+    play(story, rows=8)
