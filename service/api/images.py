@@ -214,7 +214,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
                         }
                     ],
                     "skeletons": SKELETONS_OUT,
-                    "models": {"person": "rtmdet-nano@1", "pose": "lite-hrnet@2", "lift": "lift-1@1"},
+                    "models": {"person": "rtmdet-nano@1", "pose": "lite-hrnet@2", "lift": "lift-1@2"},
                 }
             },
             "image/png": {"schema": {"type": "string", "format": "binary"}},

@@ -135,8 +135,8 @@ def test_imports_change_no_default_of_the_embedded_store(tmp_path: Path) -> None
     shutil.copytree(embedded_store(), tmp_path / "store")
     before = {p: [Store(tmp_path / "store").default(r, p).label for r in ROLES] for p in (False, True)}
     assert before == {
-        False: ["rtmdet-nano@1", "lite-hrnet@2", "lift-1@1"],
-        True: ["rtmdet-nano@1", "lite-hrnet-public@1", "lift-1@1"],
+        False: ["rtmdet-nano@1", "lite-hrnet@2", "lift-1@2"],
+        True: ["rtmdet-nano@1", "lite-hrnet-public@1", "lift-1@2"],
     }
     store = Store(tmp_path / "store")
     for role in ROLES:
