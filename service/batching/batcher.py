@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +95,7 @@ class Batcher:
         cost = sum(row.cost for row in rows)
         if klass is Class.CLIP and not self.line.has_room(cost, caller, sum(held)):
             await self._wait_for_room(cost, sum(held), caller, deadline)
-            now = loop.time()
-        self._admit(cost, sum(held), caller, deadline, now)
+        self._admit(cost, sum(held), caller, deadline, loop.time())
         ticket = Ticket(len(rows), loop.create_future(), self._tracing.here)
         self._line_up(
             ticket,
@@ -143,11 +141,16 @@ class Batcher:
 
     async def _wait_for_room(self, cost: int, held: int, caller: str, deadline: float) -> None:
         """Until the line would take so many rows, the deadline has passed, or nobody is let in any more."""
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout_at(deadline):
                 while self._open and not self.line.has_room(cost, caller, held):
                     self._freed.clear()
                     await self._freed.wait()
+        except TimeoutError:
+            return  # who admits says so
+        except asyncio.CancelledError:
+            self._metrics.abandoned_total.inc()
+            raise
 
     def _admit(self, cost: int, held: int, caller: str, deadline: float, now: float) -> None:
         if deadline <= now:

@@ -113,11 +113,17 @@ def test_a_closed_queue_takes_nobody_and_serves_who_is_in() -> None:
     play(story)
 
 
+async def crowded(here: Queues) -> list[asyncio.Task[list[float]]]:
+    """The device busy, and a full line of eight callers before it."""
+    await here.occupy()
+    crowd = [here.ask(n, caller=f"caller{n}") for n in range(1, 9)]
+    await here.queued(8)
+    return crowd
+
+
 def test_a_clip_that_was_let_in_waits_for_room_and_is_not_broken_off() -> None:
     async def story(here: Queues, network: Network) -> None:
-        await here.occupy()
-        crowd = [here.ask(n, caller=f"caller{n}") for n in range(1, 9)]
-        await here.queued(8)
+        crowd = await crowded(here)
         clips = [here.ask(n, n + 1, caller="clips", klass=Class.CLIP) for n in (20, 30)]
         await asyncio.sleep(0.02)
         assert not any(clip.done() for clip in clips) and here.batchers["lift"].line.rows == 8
@@ -133,9 +139,7 @@ def test_a_clip_that_was_let_in_waits_for_room_and_is_not_broken_off() -> None:
 
 def test_a_clip_waits_for_room_no_longer_than_its_deadline() -> None:
     async def story(here: Queues, network: Network) -> None:
-        await here.occupy()
-        crowd = [here.ask(n, caller=f"caller{n}") for n in range(1, 9)]
-        await here.queued(8)
+        crowd = await crowded(here)
         with pytest.raises(DeadlinePassed):
             await here.ask(20, caller="clips", klass=Class.CLIP, seconds=0.02)
         network.gate.set()
@@ -147,9 +151,7 @@ def test_a_clip_waits_for_room_no_longer_than_its_deadline() -> None:
 
 def test_a_clip_that_waits_for_room_hears_of_the_end() -> None:
     async def story(here: Queues, network: Network) -> None:
-        await here.occupy()
-        crowd = [here.ask(n, caller=f"caller{n}") for n in range(1, 9)]
-        await here.queued(8)
+        crowd = await crowded(here)
         clip = here.ask(20, caller="clips", klass=Class.CLIP)
         await asyncio.sleep(0.02)
         here.batchers["lift"].close()
@@ -163,14 +165,13 @@ def test_a_clip_that_waits_for_room_hears_of_the_end() -> None:
 
 def test_a_clip_whose_caller_leaves_while_it_waits_for_room_is_forgotten() -> None:
     async def story(here: Queues, network: Network) -> None:
-        await here.occupy()
-        crowd = [here.ask(n, caller=f"caller{n}") for n in range(1, 9)]
-        await here.queued(8)
+        crowd = await crowded(here)
         clip = here.ask(20, caller="clips", klass=Class.CLIP)
         await asyncio.sleep(0.02)
         clip.cancel()
         network.gate.set()
         await asyncio.gather(*crowd)
         assert 20 not in network.computed
+        assert here.sample("abandoned_total") == 1
 
     play(story, rows=8)
