@@ -28,7 +28,7 @@ from service.metrics import Metrics
 from service.pipelines.certainty import Certainty
 from service.pipelines.clip import ClipPipeline
 from service.pipelines.lift import LiftPipeline
-from service.pipelines.live import LiveKeypoints, LiveOptions
+from service.pipelines.live import LiveKeypoints, LiveOptions, Newer
 from service.pipelines.live_frames import LiveFrames, LiveFramesOptions
 from service.pipelines.photo import PhotoPipeline
 from service.pipelines.presence import Presence
@@ -304,8 +304,8 @@ class Service:
             for role, engine in self.engines.items()
         }
 
-    def live(self, options: LiveOptions) -> LiveKeypoints:
-        return LiveKeypoints(self.lift.moving, options)
+    def live(self, options: LiveOptions, newer: Newer) -> LiveKeypoints:
+        return LiveKeypoints(self.lift.moving, options, newer)
 
     def live_frames(self, options: LiveFramesOptions, limits: PictureLimits) -> LiveFrames:
         return LiveFrames(self.photo, self.in_decode_pool, limits, options)

@@ -49,13 +49,13 @@ class KeypointStream(Stream):
             camera=camera_options(fields.camera),
             mirrored=fields.mirrored,
         )
-        live = self.service.live(self._options)
+        live = self.service.live(self._options, self.newer)
         check_models(model_names(fields.models), self.service.photo.models | live.lift.models)
         self.live = live
         return live.lift.models
 
     def begin_anew(self) -> None:
-        self.live = self.service.live(self._options)
+        self.live = self.service.live(self._options, self.newer)
 
     def content_of(self, values: dict[str, Any]) -> list[Array]:
         one, several = values.get("keypoints"), values.get("people")

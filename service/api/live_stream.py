@@ -158,6 +158,7 @@ class Stream(ABC):
         self._outbox: deque[dict[str, Any]] = deque()
         self._news, self._answers = asyncio.Event(), asyncio.Event()
         self._ended = False  # the client said `end`
+        self._computing: list[int] = []  # seq of the frames of the pass that runs
         self._arrivals: dict[int, float] = {}  # seq to when it came, of the last thousand
         self._dropped = 0
         self._answered = 0
@@ -307,26 +308,38 @@ class Stream(ABC):
                 self._news.clear()
                 await self._news.wait()
                 continue
-            frames = [self._inbox.popleft()]
-            while self.together and self._inbox and abs(self._inbox[0].time - frames[-1].time) <= PAUSE_S:
-                frames.append(self._inbox.popleft())  # what came meanwhile shares one pass
-            one = dataclasses.replace(call, deadline=frames[0].arrived + FRAME_DEADLINE_S)
-            if abs(frames[0].time - self._last_time) > PAUSE_S:
+            first = self._inbox[0]
+            one = dataclasses.replace(call, deadline=first.arrived + FRAME_DEADLINE_S)
+            if abs(first.time - self._last_time) > PAUSE_S:
                 await self._tell_the_rest(one)
                 self.begin_anew()
-            self._last_time = frames[-1].time
+                self._last_time = first.time
+            self._computing.clear()
             assert self.live is not None
-            self._arrivals |= {frame.seq: frame.arrived for frame in frames}
-            while len(self._arrivals) > 1000:
-                del self._arrivals[next(iter(self._arrivals))]
             try:
-                poses = await self.live.add_all([(each.seq, each.time, each.content) for each in frames], one)
+                poses = await self.live.add_all(self.newer() if self.together else [self._next()], one)
             except ServiceError as error:
-                for each in frames:
-                    self._put(self.problem(error) | {"seq": each.seq})
+                for seq in self._computing:
+                    self._put(self.problem(error) | {"seq": seq})
                 continue
             for pose in poses:
                 self._tell(pose)
+
+    def newer(self) -> list[tuple[int, float, Any]]:
+        """Takes what may share a pass with the frame before out of the inbox."""
+        frames = []
+        while self._inbox and abs(self._inbox[0].time - self._last_time) <= PAUSE_S:
+            frames.append(self._next())
+        return frames
+
+    def _next(self) -> tuple[int, float, Any]:
+        frame = self._inbox.popleft()
+        self._last_time = frame.time
+        self._computing.append(frame.seq)
+        self._arrivals[frame.seq] = frame.arrived
+        while len(self._arrivals) > 1000:
+            del self._arrivals[next(iter(self._arrivals))]
+        return frame.seq, frame.time, frame.content
 
     async def _tell_the_rest(self, call: Call) -> None:
         """The poses that still waited for frames to come; none is dropped for another of them."""

@@ -168,6 +168,10 @@ class Line:
         """Of the most urgent row; 0 when nobody waits."""
         return max((urgency(klass, now - head.arrived) for klass, head in self._heads()), default=0.0)
 
+    def leads(self, now: float) -> Class | None:
+        """The class of the most urgent row, which a batch is formed around."""
+        return self._most_urgent(now)[0] if self.rows else None
+
     def take(self, now: float, live_rows: int | None = None) -> tuple[list[Waiting], list[Waiting]]:
         """Forms a batch within the cap: (batch, those whose deadline had passed, which are not in it).
 
@@ -177,8 +181,8 @@ class Line:
         batch: list[Waiting] = []
         late: list[Waiting] = []
         room = self.cap.rows
-        while heads := self._heads():
-            klass, head = max(heads, key=lambda each: urgency(each[0], now - each[1].arrived))
+        while self.rows:
+            klass, head = self._most_urgent(now)
             if not batch and klass is Class.LIVE and live_rows is not None:
                 room = min(room, live_rows)
             # A single row dearer than the whole cap runs alone rather than never.
@@ -206,6 +210,9 @@ class Line:
     def _heads(self) -> list[tuple[Class, Waiting]]:
         """Who is next in each class."""
         return [(klass, next(iter(turns.values()))[0]) for klass, turns in self._turns.items() if turns]
+
+    def _most_urgent(self, now: float) -> tuple[Class, Waiting]:
+        return max(self._heads(), key=lambda each: urgency(each[0], now - each[1].arrived))
 
     def _count(self, waiting: Waiting, sign: int) -> None:
         self.rows += sign * waiting.cost

@@ -16,7 +16,7 @@ from service.metrics import Metrics
 from service.tracing import OFF, Tracing
 
 from .batcher import Batcher, run_wanted
-from .policy import Limits, Waiting
+from .policy import Class, Limits, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ class Scheduler:
     An idle device takes what is queued at once; while it works, arrivals gather. Only a batch that is full already is
     framed while others run on all lanes, and then handed to the device, which begins with it when a lane is free: it
     need not wait for the event loop, which may be busy with other callers. And only where it is the most urgent: taking
-    a part of one early would close it to those who are about to come.
+    a part of one early would close it to those who are about to come. Nor is one that live rows lead: until it is framed,
+    their streams' newest frames still come into it.
     """
 
     def __init__(
@@ -117,7 +118,8 @@ class Scheduler:
         now = asyncio.get_running_loop().time()
         waited_for = [batcher for batcher in self._all() if batcher.line.rows]
         for batcher in sorted(waited_for, key=lambda each: -each.line.urgency(now)):
-            if full and batcher.line.rows < batcher.line.cap.rows:
+            line = batcher.line
+            if full and (line.rows < line.cap.rows or line.leads(now) is Class.LIVE):
                 return None
             if batch := batcher.take(now):
                 return batcher, batch

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,29 @@ class WindowRow:
     @property
     def holds(self) -> Array:
         return self.points
+
+
+class LateWindowRow:
+    """The same, of what there is when its batch is framed: who waits for the device with an old frame has a newer one
+    by then.
+
+    make: called once, by whoever frames the batch, which is the event loop (`LiftFraming.light`).
+    """
+
+    mirror_test = False
+    cost = 1
+
+    def __init__(self, make: Callable[[], Array], frames: int, size: tuple[int, int], given: bool) -> None:
+        self._make, self.size, self.given = make, size, given
+        self.nbytes = frames * 17 * 3 * np.dtype(np.float32).itemsize
+
+    @cached_property
+    def points(self) -> Array:
+        return self._make()
+
+    @property
+    def holds(self) -> LateWindowRow:
+        return self
 
 
 @dataclass(frozen=True)
@@ -252,7 +276,7 @@ class LiftFraming:
         self.frames = frames
         self._order = mirror_order(SKELETONS["h36m17"])
 
-    def inputs(self, rows: Sequence[WindowRow]) -> Array:
+    def inputs(self, rows: Sequence[WindowRow | LateWindowRow]) -> Array:
         windows = []
         for row in rows:
             windows.append(row.points)
@@ -265,7 +289,7 @@ class LiftFraming:
     def example(self) -> Array:
         return np.zeros((1, self.frames, 17, LIFTER_CHANNELS), np.float32)
 
-    def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[WindowRow]) -> list[Array]:
+    def answers(self, outputs: Sequence[NDArray[Any]], rows: Sequence[WindowRow | LateWindowRow]) -> list[Array]:
         """(frames, 17, 3) a row: metres relative to joint 0 for a person of 1.70 m stature."""
         poses = (outputs[0] - outputs[0][:, :, :1]).astype(np.float32, copy=False)
         answers, first = [], 0
@@ -289,7 +313,7 @@ class PublishedLiftFraming:
         self.frames = frames
         self._order = mirror_order(SKELETONS["h36m17"])
 
-    def inputs(self, rows: Sequence[WindowRow]) -> Array:
+    def inputs(self, rows: Sequence[WindowRow | LateWindowRow]) -> Array:
         windows = []
         for row in rows:
             windows.append(published_channels(row.points, row.size))

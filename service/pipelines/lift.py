@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.batching.batcher import Batcher
-from service.engines.framing import WindowRow
+from service.engines.framing import LateWindowRow, WindowRow
 from service.geometry.bones import of_one_length
 from service.geometry.cameras import Camera
 from service.geometry.skeletons import SKELETONS, mirror_points, to_h36m17
@@ -64,6 +64,36 @@ class Lifted:
     scale: Scale
     times: NDArray[np.float64]
     models: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A sequence laid out in windows.
+
+    even: (frames, 17, 3) as the windows see it; times: (frames,) seconds of the sequence itself, grid: those of `even`
+    where it was resampled.
+    """
+
+    even: Array
+    plan: Plan
+    times: NDArray[np.float64]
+    grid: NDArray[np.float64] | None
+
+    @property
+    def count(self) -> int:
+        """Of windows."""
+        return len(self.plan.indices)
+
+    def window(self, number: int) -> Array:
+        """The frames of a window, which may be the sequence itself."""
+        indices, sequence = self.plan.indices[number], self.even
+        whole = len(sequence) == len(indices) and indices[0] == 0 and indices[-1] == len(sequence) - 1
+        return sequence if whole else sequence[indices]
+
+    def pose(self, answers: Sequence[Array]) -> Array:
+        """(frames, 17, 3) of the sequence, from those of its windows."""
+        pose = self.plan.joined(answers)
+        return pose if self.grid is None else resample(pose, self.grid, self.times)
 
 
 class LiftPipeline:
@@ -188,41 +218,53 @@ class LiftPipeline:
         flip_test: lift every window's mirror image too, twice the work.
         """
         frames = sum(map(len, sequences))
-        grids = [uniform_times(at, SLOWEST, FASTEST) for at in times]
 
-        def before() -> tuple[list[Array], list[Plan]]:
-            even = [
-                sequence if grid is None else resample(sequence, at, grid)
-                for sequence, at, grid in zip(sequences, times, grids, strict=True)
-            ]
-            if self.centre:
-                return even, [plan_centres(len(sequence), self.frames) for sequence in even]
-            # Longer windows stride further, so that a frame costs the same.
-            stride = max(STRIDE, self.frames * STRIDE // 27)
-            return even, [plan_windows(len(sequence), self.frames, stride) for sequence in even]
+        def before() -> list[Laid]:
+            return [self.laid_out(sequence, at) for sequence, at in zip(sequences, times, strict=True)]
 
         def after(answers: list[Array]) -> list[Array]:
             poses, first = [], 0
-            for plan, grid, at in zip(plans, grids, times, strict=True):
-                pose = plan.joined(answers[first : first + len(plan.indices)])
-                first += len(plan.indices)
-                poses.append(pose if grid is None else resample(pose, grid, at))
+            for one in laid:
+                poses.append(one.pose(answers[first : first + one.count]))
+                first += one.count
             return poses
 
-        even, plans = await self._reckon(frames, before)
-        windows = [(sequence, indices) for sequence, plan in zip(even, plans, strict=True) for indices in plan.indices]
+        laid = await self._reckon(frames, before)
+        windows = [(one, number) for one in laid for number in range(one.count)]
         answers: list[Array] = []
         for first in range(0, len(windows), CHUNK):
-            chunk = windows[first : first + CHUNK]
             # A lone frame has nothing but its mirror image to be compared with: 1.8 mm better with it.
             rows = [
-                WindowRow(
-                    _window(sequence, indices), size, given, flip_test or (len(sequence) == 1 and not self.centre)
-                )
-                for sequence, indices in chunk
+                WindowRow(one.window(number), size, given, flip_test or (len(one.even) == 1 and not self.centre))
+                for one, number in windows[first : first + CHUNK]
             ]
             answers += await run_rows(self.batcher, rows, call)
         return await self._reckon(frames, after, answers)
+
+    async def late_poses(
+        self, people: int, seen: Callable[[], Sequence[Laid]], size: tuple[int, int], given: bool, call: Call
+    ) -> list[Array]:
+        """The same of one window a person, which `seen` gives when the device begins with the first of them."""
+        laid: list[Laid] = []
+
+        def window(person: int) -> Array:
+            if not laid:
+                laid.extend(seen())
+            return laid[person].window(0)
+
+        rows = [LateWindowRow(partial(window, person), self.frames, size, given) for person in range(people)]
+        answers = await run_rows(self.batcher, rows, call)
+        return [one.pose([answer]) for one, answer in zip(laid, answers, strict=True)]
+
+    def laid_out(self, points: Array, times: NDArray[np.float64]) -> Laid:
+        """A sequence (frames, 17, 3) at `times` as windows of this lifter."""
+        grid = uniform_times(times, SLOWEST, FASTEST)
+        even = points if grid is None else resample(points, times, grid)
+        if self.centre:
+            return Laid(even, plan_centres(len(even), self.frames), times, grid)
+        # Longer windows stride further, so that a frame costs the same.
+        stride = max(STRIDE, self.frames * STRIDE // 27)
+        return Laid(even, plan_windows(len(even), self.frames, stride), times, grid)
 
 
 def _of_one_length(
@@ -232,12 +274,6 @@ def _of_one_length(
         of_one_length(pose, points, given) if wanted else pose
         for pose, points, wanted in zip(poses, sequences, which, strict=True)
     ]
-
-
-def _window(sequence: Array, indices: NDArray[np.intp]) -> Array:
-    """The frames of a window, which may be the sequence itself."""
-    whole = len(sequence) == len(indices) and indices[0] == 0 and indices[-1] == len(sequence) - 1
-    return sequence if whole else sequence[indices]
 
 
 def sequence_times(count: int, options: LiftOptions) -> NDArray[np.float64]:

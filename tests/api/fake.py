@@ -20,7 +20,7 @@ from service.people import Array, Box, Joints3D, Keypoints, Person, Scale
 from service.pipelines.call import Call
 from service.pipelines.clip import ClipEnd, ClipFrame, ClipOptions, ClipPerson, ClipStart
 from service.pipelines.lift import Lifted, LiftOptions, sequence_times
-from service.pipelines.live import LiveOptions, LivePose
+from service.pipelines.live import LiveOptions, LivePose, Newer
 from service.pipelines.live_frames import LiveFrame, LiveFramesOptions, LivePerson
 from service.pipelines.photo import PhotoAnswer, PhotoOptions
 from service.settings import Settings
@@ -206,7 +206,7 @@ class FakeService:
     async def in_decode_pool(self, call: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
 
-    def live(self, options: LiveOptions) -> FakeLive:
+    def live(self, options: LiveOptions, newer: Newer) -> FakeLive:
         return FakeLive(self.lift, self.work, options)
 
     def live_frames(self, options: LiveFramesOptions, limits: PictureLimits) -> FakeLiveFrames:
