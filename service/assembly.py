@@ -304,7 +304,7 @@ class Service:
             for role, engine in self.engines.items()
         }
 
-    def live(self, options: LiveOptions, newer: Newer) -> LiveKeypoints:
+    def live(self, options: LiveOptions, newer: Newer = tuple) -> LiveKeypoints:
         return LiveKeypoints(self.lift.moving, options, newer)
 
     def live_frames(self, options: LiveFramesOptions, limits: PictureLimits) -> LiveFrames:

@@ -33,8 +33,8 @@ class Scheduler:
     An idle device takes what is queued at once; while it works, arrivals gather. Only a batch that is full already is
     framed while others run on all lanes, and then handed to the device, which begins with it when a lane is free: it
     need not wait for the event loop, which may be busy with other callers. And only where it is the most urgent: taking
-    a part of one early would close it to those who are about to come. Nor is one that live rows lead: until it is framed,
-    their streams' newest frames still come into it.
+    a part of one early would close it to those who are about to come. Nor one that live rows lead: until it is framed,
+    the newest frames of their streams come into it.
     """
 
     def __init__(

@@ -180,21 +180,22 @@ class LiveKeypoints:
         if due <= 0:
             return []
         given, low = self.options.skeleton == "h36m17", self.options.latency == "low"
-        sequences = [self._sequence(following) for following in self._people]
+        size = self.options.image_size
+        sequences: list[tuple[Array, Times]] = []
 
         def newest() -> list[Laid]:
             self._arrived += self._ready(self._newer())
             self._take_arrived(one_window=True)
-            sequences[:] = [self._sequence(following) for following in self._people]
+            sequences.extend(self._sequence(following) for following in self._people)
             return [self.lift.laid_out(points, past) for points, past in sequences]
 
         try:
             if low and not self.lift.centre and all(self._in_one_window(following) for following in self._people):
-                size = self.options.image_size
-                poses = await self.lift.late_poses(len(sequences), newest, size, given, call)
+                poses = await self.lift.late_poses(len(self._people), newest, size, given, call)
             else:
+                sequences.extend(self._sequence(following) for following in self._people)
                 points, past = [each for each, _ in sequences], [each for _, each in sequences]
-                poses = await self.lift.poses(points, past, self.options.image_size, given, call)
+                poses = await self.lift.poses(points, past, size, given, call)
         finally:
             frames = [self._waiting.popleft() for _ in range(len(self._waiting) if low else due)]
         stature = self.options.stature

@@ -43,6 +43,10 @@ class Work:
         self.cancelled = 0
 
     async def pass_through(self, call: Call) -> None:
+        await self.wait()
+        self.end(call)
+
+    async def wait(self) -> None:
         self.begun += 1
         try:
             while self.gate is not None and not self.gate.is_set():
@@ -50,6 +54,8 @@ class Work:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+
+    def end(self, call: Call) -> None:
         if self.error is not None:
             raise self.error
         call.spent_ms["pose"] += 1.5
@@ -141,13 +147,17 @@ class FakeClip:
 
 
 class FakeLive:
-    def __init__(self, lift: FakeLift, work: Work, options: LiveOptions) -> None:
-        self.lift, self.work, self.options = lift, work, options
+    """Answers what has come by when its work is done."""
+
+    def __init__(self, lift: FakeLift, work: Work, options: LiveOptions, newer: Newer) -> None:
+        self.lift, self.work, self.options, self.newer = lift, work, options, newer
 
     async def add_all(self, frames: Sequence[tuple[int, float, Sequence[Array]]], call: Call) -> list[LivePose]:
-        await self.work.pass_through(call)
+        await self.work.wait()
+        came = [*self.newer()]
+        self.work.end(call)
         someone = Joints3D(np.zeros((17, 3), np.float32), np.ones(3, np.float32), Scale())
-        return [LivePose(seq, time, [someone] * len(people)) for seq, time, people in frames]
+        return [LivePose(seq, time or 0.0, [someone] * len(people)) for seq, time, people in [*frames, *came]]
 
     async def rest(self, call: Call) -> list[LivePose]:
         return []
@@ -206,8 +216,8 @@ class FakeService:
     async def in_decode_pool(self, call: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
 
-    def live(self, options: LiveOptions, newer: Newer) -> FakeLive:
-        return FakeLive(self.lift, self.work, options)
+    def live(self, options: LiveOptions, newer: Newer = tuple) -> FakeLive:
+        return FakeLive(self.lift, self.work, options, newer)
 
     def live_frames(self, options: LiveFramesOptions, limits: PictureLimits) -> FakeLiveFrames:
         self.frames = FakeLiveFrames(self.work, options)

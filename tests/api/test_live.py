@@ -160,6 +160,23 @@ def test_a_failure_inside_is_told_without_detail_and_the_stream_goes_on(here: Se
         assert hear(socket)["type"] == "pose"
 
 
+def test_a_failure_is_told_of_every_frame_that_had_joined_the_pass(here: Served, service: FakeService) -> None:
+    service.work.gate = threading.Event()
+    service.work.error = errors.NotFinite("secret")
+    with dial(here) as socket:
+        say(socket, START, frame(0))
+        assert hear(socket)["type"] == "started"
+        wait_until(lambda: service.work.begun == 1)
+        say(socket, frame(1), frame(2), frame(-1))
+        assert hear(socket)["problem"]["field"] == "seq"  # so the others have come, too
+        service.work.gate.set()
+        told = [hear(socket) for _ in range(3)]
+        assert [(one["seq"], one["problem"]["status"]) for one in told] == [(0, 500), (1, 500), (2, 500)]
+        service.work.error = None
+        say(socket, frame(3))
+        assert hear(socket)["seq"] == 3
+
+
 def test_a_wrong_start_may_be_corrected(here: Served) -> None:
     with dial(here) as socket:
         say(socket, START | {"skeleton": "spider"})

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from service.batching.policy import Class
 from service.errors import DeadlinePassed, EngineFailed
 
 from .fake import Number, queues, solo, until
@@ -87,6 +88,24 @@ def test_a_full_batch_is_framed_while_another_runs() -> None:
             assert await asked == solo(1, 2, 3, 4, 5)
             assert [values for values, _ in watched.framed] == [[0], [1, 2, 3, 4], [5]]  # none of them twice
             assert network.runs == [[0], [1, 2, 3, 4], [5]]
+
+    asyncio.run(story())
+
+
+def test_a_batch_that_live_rows_lead_is_framed_when_the_device_begins_with_it() -> None:
+    async def story() -> None:
+        async with queues(budget=4) as (here, network):
+            engine = here.batchers["lift"].engine
+            watched = engine.framing = Watched(engine.framing)
+            engine.light = True
+            await here.occupy()
+            asked = here.ask(1, 2, 3, 4, klass=Class.LIVE)
+            await here.queued(4)
+            await asyncio.sleep(0.02)
+            assert [values for values, _ in watched.framed] == [[0]]
+            network.gate.set()
+            assert await asked == solo(1, 2, 3, 4)
+            assert [values for values, _ in watched.framed] == [[0], [1, 2, 3, 4]]
 
     asyncio.run(story())
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from service.engines.framing import LiftFraming, WindowRow
-from service.errors import OutOfRange
+from service.errors import EngineFailed, OutOfRange
 from service.geometry.alignment import stature
 from service.geometry.skeletons import SKELETONS, mirror_points
 from service.networks import create
@@ -315,6 +315,98 @@ def test_a_clock_that_goes_back_among_them_and_a_new_person_end_a_pass() -> None
     assert [pose.seq for pose in told[0]] == list(range(7))
     assert [len(pose.people) for pose in told[0]] == [1] * 6 + [2]
     assert len(engine.rows) == 4  # of the last pass a row a person
+
+
+# ---- Frames that come until the device begins
+
+
+def told_late(
+    sent: Sequence[Sent], at_once: int, later: Sequence[int], options: LiveOptions = LOW
+) -> tuple[list[LivePose], FakeEngine]:
+    """The answers to a stream's first frames, and to so many `at_once`, while those behind them come `later`: so many
+    whenever a pass begins."""
+    engine = FakeEngine("lift", lifter)
+    frames = [(one.seq, one.time, one.people) for one in sent]
+    behind, parts = frames[at_once:], iter(later)
+
+    def newer() -> list[tuple[int, float | None, list[Array]]]:
+        count = next(parts, 0)
+        came = behind[:count]
+        del behind[:count]
+        return came
+
+    async def main() -> list[LivePose]:
+        async with running(engine) as (batcher,):
+            live = LiveKeypoints(LiftPipeline(batcher, FRAMES), options, newer)
+            return await live.add_all(frames[:at_once], call(Class.LIVE))
+
+    return asyncio.run(main()), engine
+
+
+def test_frames_that_come_until_the_device_begins_share_the_pass() -> None:
+    told, engine = told_late(stream(9), 5, [4])
+    assert [pose.seq for pose in told] == list(range(9))
+    assert len(engine.rows) == 1
+    together = in_groups(stream(9), [9])[0]
+    for one, other in zip(told, together, strict=True):
+        assert (one.seq, one.time) == (other.seq, other.time)
+        np.testing.assert_array_equal(one.people[0].joints, other.people[0].joints)
+        assert one.people[0].position is not None and other.people[0].position is not None
+        np.testing.assert_array_equal(one.people[0].position, other.people[0].position)
+
+
+def test_what_does_not_fit_into_a_pass_that_has_begun_is_answered_by_the_next() -> None:
+    told, engine = told_late(stream(40), 10, [30])
+    assert [pose.seq for pose in told] == list(range(40))
+    assert len(engine.rows) == 3  # half a window each
+    for pose in told:
+        np.testing.assert_allclose(pose.people[0].joints, expected(walker(pose.seq)), atol=1e-4)
+
+
+def test_a_clock_that_goes_back_a_new_person_and_a_gap_do_not_join_a_pass_that_has_begun() -> None:
+    before = stream(26)[-6:]
+    back = Sent(26, before[0].time, [walker(26)])
+    two = Sent(26, 26 / 30, [walker(26), walker(26, 300)])
+    far = Sent(26, 26 / 30 + 1.5, [walker(26)])  # its window of 27 frames begins behind the others
+    for strange, rows in ((back, 2), (two, 3), (far, 2)):
+        told, engine = told_late([*before, strange], 6, [1])
+        assert [pose.seq for pose in told] == list(range(20, 27))
+        assert len(told[-1].people) == len(strange.people)
+        assert len(engine.rows) >= rows, strange
+
+
+def test_a_first_frame_alone_and_full_latency_wait_for_nobody() -> None:
+    told, engine = told_late(stream(3), 1, [2])
+    assert [pose.seq for pose in told] == [0]
+    assert engine.rows[0].mirror_test  # as a photo's
+    told, _ = told_late(stream(40), 20, [20], FULL)
+    assert [pose.seq for pose in told] == list(range(20 - FRAMES // 2))
+
+
+def test_a_pass_that_fails_takes_what_had_joined_it_along_and_no_more() -> None:
+    engine = FakeEngine("lift", lifter)
+    came = [(n, n / 30, [walker(n)]) for n in (2, 3)]
+
+    def newer() -> list[tuple[int, float | None, list[Array]]]:
+        late, came[:] = [*came], []
+        return [*late]
+
+    def breaks(row: WindowRow) -> Array:
+        raise ValueError("broken")
+
+    async def main() -> list[LivePose]:
+        async with running(engine) as (batcher,):
+            live = LiveKeypoints(LiftPipeline(batcher, FRAMES), LOW, newer)
+            engine.answer = breaks
+            with pytest.raises(EngineFailed):
+                await live.add_all([(n, n / 30, [walker(n)]) for n in (0, 1)], call(Class.LIVE))
+            engine.answer = lifter
+            return await live.add(4, 4 / 30, [walker(4)], call(Class.LIVE))
+
+    (pose,) = asyncio.run(main())
+    assert not came
+    assert pose.seq == 4
+    np.testing.assert_allclose(pose.people[0].joints, expected(walker(4)), atol=1e-4)
 
 
 def test_points_of_another_shape_take_none_of_them() -> None:
