@@ -185,11 +185,11 @@ class Batcher:
         """Notes how long each row waited for the device, which took the batch at `now`."""
         for waiting in batch:
             ticket, index = waiting.owner
+            waited_s = max(now - waiting.arrived, 0.0)  # the event loop's clock counts whole milliseconds
             if ticket.queued_s is None:  # the others wait for those of their own request
-                ticket.queued_s = now - waiting.arrived
-            self._queue_wait_seconds.observe(
-                now - waiting.arrived, None if index else ticket.exemplar
-            )  # one row names its request
+                ticket.queued_s = waited_s
+            # One row names its request.
+            self._queue_wait_seconds.observe(waited_s, None if index else ticket.exemplar)
 
     def adapt_cap(self, failed: Sequence[int], now: float) -> None:
         """Halves the cap where memory ran out, and regains it later; follows the engine's budget.

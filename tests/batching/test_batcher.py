@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from service.batching.policy import Class
+import pytest
+
+from service.batching.batcher import Ticket
+from service.batching.policy import Class, Waiting
 from service.metrics import exemplar, exemplar_of
 
 from .fake import Network, Number, Queues, play, solo, until
@@ -120,6 +123,20 @@ def test_waits_and_batch_times_name_a_request() -> None:
         lines = here.metrics.render("application/openmetrics-text")[0].decode().splitlines()
         named = [line.split("{")[0] for line in lines if '# {request_id="the one"} ' in line]
         assert sorted(named) == ["poselift_batch_duration_seconds_bucket", "poselift_queue_wait_seconds_bucket"]
+
+    play(story)
+
+
+def test_no_wait_is_negative_where_the_loops_clock_is_coarser_than_a_batch_is_short() -> None:
+    async def story(here: Queues, network: Network) -> None:
+        batcher = here.batchers["lift"]
+        ticket = Ticket(1, asyncio.get_running_loop().create_future())
+        row = Waiting(Number(1), 1, Class.PHOTO, "a", 9.0, arrived=5.001, owner=(ticket, 0))
+        batcher.begin([row], 5.0)
+        assert ticket.queued_s == 0.0
+        assert here.sample("queue_wait_seconds_sum", network="lift") == 0.0
+        batcher.begin([row], 5.003)
+        assert here.sample("queue_wait_seconds_sum", network="lift") == pytest.approx(0.002)
 
     play(story)
 
