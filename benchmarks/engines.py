@@ -44,7 +44,7 @@ def chosen(slot: str, settings: Settings) -> Entry:
 
 def loaded(slot: str, settings: Settings | None = None) -> Engine:
     """The model of a slot, warmed."""
-    settings = settings or Settings()
+    settings = settings or Settings(remembered_frames=0)
     entry = chosen(slot, settings)
     return load_engine(entry.manifest, entry.load, settings, choose_device(settings.device), lanes(settings))
 

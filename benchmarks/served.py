@@ -120,9 +120,10 @@ def own_service(*flags: str, temporary: str | None = None) -> Iterator[tuple[str
 
 @contextmanager
 def served(*flags: str) -> Iterator[Served]:
-    """As `own_service`, with what can be read of it. Its callers share a queue as one: no share is kept from any."""
+    """As `own_service`, with what can be read of it. Its callers share a queue as one: no share is kept from any.
+    Nothing is remembered of earlier windows, for all of its callers send the same."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        own_service("--caller-share", "1", *flags, temporary=folder) as (url, pid),
+        own_service("--caller-share", "1", "--remembered-frames", "0", *flags, temporary=folder) as (url, pid),
     ):
         yield Served(url, pid, Path(folder))

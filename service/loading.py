@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+from numpy.typing import NDArray
+
 from service.engines.device import Lanes, check_torch
-from service.engines.engine import Engine, Framing
+from service.engines.engine import Engine, Framing, Infer
 from service.engines.framing import FinderFraming, LiftFraming, PoseFraming, PublishedLiftFraming
 from service.engines.openvino_engine import openvino_available, openvino_infer
+from service.engines.remembering import remembering_infer
 from service.engines.torch_engine import torch_infer
 from service.engines.torch_framing import from_pixels
 from service.errors import SettingWrong, StoreBroken
 from service.networks import TORCHVISION, create, load_weights
+from service.networks.lifter_parts import parts_of
 from service.settings import Settings
 from service.store.manifest import Manifest
 
@@ -78,7 +82,14 @@ def load_engine(
 
         framing, infer, runtime, precision = cuda_infer(module, framing, manifest.input, sizes, device, precision)
     elif openvino_available():
-        runtime, infer = "openvino", openvino_infer(module, framing.example(), sizes, threads, precision, lanes)
+
+        def build(part: Any, example: NDArray[Any], counts: Sequence[int]) -> Infer:
+            return openvino_infer(part, example, counts, threads, precision, lanes)
+
+        runtime, kept = "openvino", settings.remembered_frames
+        parts = parts_of(module) if kept else None
+        example = framing.example()
+        infer = remembering_infer(parts, build, example, sizes, kept) if parts else build(module, example, sizes)
     else:
         runtime, infer = "torch", torch_infer(module, device, precision, threads)
     budget = CPU_MOST[slot] if on_cpu else sizes[-1]

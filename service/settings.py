@@ -113,6 +113,13 @@ class Settings(BaseModel):
         le=10_000,
         description="milliseconds that a batch may take, as measured while warming: a live row waits for one that runs",
     )
+    remembered_frames: int = Field(
+        default=4096,
+        ge=0,
+        le=1_000_000,
+        description="frames of keypoints of which a CPU keeps what the lifter made of each (2.7 kB): windows of "
+        "streams and clips share most of theirs; 0: none",
+    )
     queue_window_ms: float = Field(
         default=0,
         ge=0,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from service.engines.framing import SIZE_STEPS
 from service.geometry.alignment import mpjpe, n_mpjpe
 from service.networks import create, load_weights
 from service.networks.lifter import AcrossNeighbours, SelfAttention
@@ -156,6 +157,8 @@ def channels_of(windows: Windows) -> Tensor:
     middle = torch.where(known[..., :1], places[..., 0, :], places.sum(-2) / known.sum(-1, keepdim=True).clamp(min=1))
     around = torch.where(known[..., None], places - middle[..., None, :], 0.0)
     extent = (around.square().sum((1, 2, 3)) / known.sum((1, 2)).clamp(min=1)).sqrt().clamp(min=1)
+    side = windows.sizes.amax(-1) / 2
+    extent = side * torch.exp2(torch.round(SIZE_STEPS * torch.log2(extent / side)) / SIZE_STEPS)
     size = windows.sizes[:, None, None]
     in_picture = torch.where(known[..., None], (places - size / 2) / (size.amax(-1, keepdim=True) / 2), 0.0)
     given = windows.given[:, None, None, None].expand(*known.shape, 1).to(places.dtype)

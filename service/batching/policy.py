@@ -39,7 +39,7 @@ class Limits:
 
 
 # What a batch may take whose most urgent row is live: a frame waits for the batch that runs and then for its own.
-LIVE_BATCH_S = 0.04
+LIVE_BATCH_S = 0.02
 # How long after memory ran out a batch's cap is tried a step higher.
 REGAIN_S = 60.0
 

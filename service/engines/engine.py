@@ -113,10 +113,10 @@ class Engine:
         Args:
             longest_s: what a batch may take: the budget becomes the most inputs that took no longer, 1 at least.
         """
-        example = self.framing.example()
         for size in reversed(self.sizes):
-            inputs, times = np.repeat(example, size, axis=0), []
+            times = []
             for _ in range(1 + TIMED_RUNS):
+                inputs = self.examples(size)
                 started = time.perf_counter()
                 self.infer(inputs)
                 times.append(time.perf_counter() - started)
@@ -125,6 +125,13 @@ class Engine:
         self.seconds, self._seen, self._longest_s = dict(self._warmed), {}, longest_s
         if longest_s is not None:
             self.budget = self._most_within(longest_s)
+
+    def examples(self, count: int) -> NDArray[Any]:
+        """So many inputs, no two of one frame alike: what an engine remembers of earlier ones must not help it."""
+        inputs = np.repeat(self.framing.example(), count, axis=0)
+        if np.issubdtype(inputs.dtype, np.floating):
+            inputs += np.random.default_rng().standard_normal(inputs.shape, np.float32)
+        return inputs
 
     def _learn(self, size: int, seconds: float) -> None:
         """Hears how long a run took. Who was warmed on a busy machine must not keep small batches for ever."""
@@ -143,8 +150,11 @@ class Engine:
         return min([self._warmed[size], *smaller])
 
     def rows_within(self, longest_s: float) -> int:
-        """The most rows of a batch that takes no longer, 1 at least; the budget where nothing was measured."""
-        return min(self._most_within(longest_s), self.budget) if self.seconds else self.budget
+        """The most rows of a batch that takes no longer, the budget where nothing was measured; but in any case the
+        least size that is warmed beyond one row: rows alone cost more each, and the device waits between them."""
+        if not self.seconds:
+            return self.budget
+        return min(max(self._most_within(longest_s), *self.sizes[:2]), self.budget)
 
     def _most_within(self, longest_s: float) -> int:
         """The largest warmed size that is as quick as that, or as many of the largest in a row as the budget holds."""

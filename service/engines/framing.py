@@ -35,6 +35,9 @@ Array = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 LIFTER_CHANNELS = 6
+# A person's size in a window is told in steps of 3 %: a frame looks the same in every window that it is in, as long as
+# the size stays on its step, so that what a network made of it can be kept (`engines/remembering.py`).
+SIZE_STEPS = 24  # to twice the size
 
 
 @dataclass(frozen=True, eq=False)
@@ -383,9 +386,10 @@ def window_channels(points: Array, sizes: Array, given: NDArray[np.bool_]) -> Ar
         given: (windows,) whether the joints were given as h36m17, or made from another skeleton.
 
     Returns:
-        (windows, frames, 17, 6) float32: x and y around the hip over the window's root mean square extent; the score,
-        or -1 for an unknown joint; x and y around the picture's middle, +-1 on its longer side; 1 if given, else 0.
-        Unknown joints are 0 but for the score.
+        (windows, frames, 17, 6) float32: x and y around the hip over the window's root mean square extent (which, over
+        half the picture's longer side, is rounded to the next step of `SIZE_STEPS`); the score, or -1 for an unknown
+        joint; x and y around the picture's middle, +-1 on its longer side; 1 if given, else 0. Unknown joints are 0 but
+        for the score.
     """
     points, sizes = np.asarray(points, np.float32), np.asarray(sizes, np.float32)
     channels = np.empty((*points.shape[:-1], LIFTER_CHANNELS), np.float32)
@@ -415,9 +419,11 @@ def window_channels(points: Array, sizes: Array, given: NDArray[np.bool_]) -> Ar
     # Added up window by window, so that none depends on who shares its batch.
     x, y = around
     extent = np.sqrt((np.einsum("ni,ni->n", x, x) + np.einsum("ni,ni->n", y, y)) / count)
+    side = half.max(1)
     # A window without extent (one joint known, or none) must not blow up: a pixel is the least that counts.
-    np.divide(around, np.maximum(extent, 1)[:, None], out=into[0:2])
+    steps = np.rint(SIZE_STEPS * np.log2(np.maximum(extent, 1) / side))
+    np.divide(around, (side * np.exp2(steps / SIZE_STEPS))[:, None], out=into[0:2])
     into[2] = scores
-    np.divide(in_picture, half.max(1)[:, None], out=into[3:5])
+    np.divide(in_picture, side[:, None], out=into[3:5])
     into[5] = given[:, None]
     return channels

@@ -313,15 +313,19 @@ class Lifter(nn.Module):
         if (joints, channels) != (options.joints, options.channels) or not (frames == options.frames or shorter):
             wanted = f"(batch, {options.frames}, {options.joints}, {options.channels})"
             raise ValueError(f"the lifter takes {wanted}, got {tuple(x.shape)}")
+        of_frames = self.frame_features(x.reshape(batch * frames, joints, channels))
+        return of_frames.reshape(batch, frames, joints, options.width)
+
+    def frame_features(self, x: Tensor) -> Tensor:
+        """The same of single frames: (frames, joints, channels) to (frames, joints, width). No frame knows another."""
         y = self.Spatial_patch_to_embedding(x)
         if self.unknown is not None:
             y = torch.where(x[..., CONFIDENCE : CONFIDENCE + 1] < 0, self.unknown.to(y.dtype), y)
-        y = y.reshape(batch * frames, joints, options.width) + self.Spatial_pos_embed
-        y = F.dropout(y, options.dropout, self.training)
+        y = F.dropout(y + self.Spatial_pos_embed, self.options.dropout, self.training)
         for block in self.Spatial_blocks:
             y = block(y)
         normed: Tensor = self.Spatial_norm(y)
-        return normed.reshape(batch, frames, joints, options.width)
+        return normed
 
     def poses(self, features: Tensor) -> Tensor:
         """Spatial features of a window to its 3D poses, not fitted."""

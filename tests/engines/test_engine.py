@@ -182,11 +182,21 @@ def test_the_budget_is_the_largest_batch_within_the_time(
     assert engine.seconds == pytest.approx({1: 0.01, 4: 0.04, 16: 0.16})
 
 
-def test_rows_within_a_time_are_the_largest_size_that_took_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_within_a_time_are_the_largest_size_that_took_no_longer_and_not_one_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     engine = engine_of(Slow(monkeypatch, 0.01), budget=16)
     assert engine.rows_within(0.001) == 16, "nothing was measured yet"
     engine.warm(9)
-    assert [engine.rows_within(seconds) for seconds in (0.001, 0.05, 0.16, 9)] == [1, 4, 16, 16]
+    assert [engine.rows_within(seconds) for seconds in (0.001, 0.05, 0.16, 9)] == [4, 4, 16, 16]
+    engine.warm(0.02)
+    assert engine.rows_within(9) == 1, "its batches have one row at most"
+
+
+def test_rows_within_a_time_are_one_where_none_share_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(Slow(monkeypatch, 0.01), sizes=(1,), budget=4)
+    engine.warm(9)
+    assert [engine.rows_within(seconds) for seconds in (0.001, 0.025, 9)] == [1, 2, 4]
 
 
 def test_an_engine_that_was_warmed_on_a_busy_machine_gets_its_budget_once_it_runs_quicker(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.engines.framing import LiftFraming, WindowRow, window_channels
+from service.engines.framing import SIZE_STEPS, LiftFraming, WindowRow, window_channels
 from service.geometry.skeletons import SKELETONS, mirror_order, mirror_points
 
 Array = NDArray[np.float32]
@@ -68,8 +68,31 @@ def test_a_picture_of_another_size_changes_nothing(scale: float) -> None:
 def test_who_stands_further_away_looks_alike_around_the_hip() -> None:
     points = windows()
     middle = np.array([320, 240, 0], np.float32)
-    further = (points - middle) * np.array([0.3, 0.3, 1], np.float32) + middle
-    np.testing.assert_allclose(channels(further)[..., :3], channels(points)[..., :3], atol=1e-4)
+    halved = (points - middle) * np.array([0.5, 0.5, 1], np.float32) + middle
+    np.testing.assert_allclose(channels(halved)[..., :3], channels(points)[..., :3], atol=1e-4)
+    further = (points - middle) * np.array([0.3, 0.3, 1], np.float32) + middle  # up to half a step of sizes either way
+    np.testing.assert_allclose(channels(further)[..., :2], channels(points)[..., :2], rtol=0.03, atol=1e-4)
+
+
+def test_a_frame_looks_the_same_in_every_window_in_which_the_person_has_about_the_same_size() -> None:
+    standing = np.random.default_rng(3).uniform(100, 300, (1, 17, 2))
+    swaying = standing + np.random.default_rng(4).normal(0, 0.05, (FRAMES + 9, 17, 2))
+    points = np.concatenate([swaying, np.full((FRAMES + 9, 17, 1), 0.9)], -1).astype(np.float32)
+    made = channels(np.stack([points[first : first + FRAMES] for first in range(10)]))
+    for first in range(9):
+        np.testing.assert_array_equal(made[first, 1:], made[first + 1, :-1])
+
+
+def test_sizes_are_told_in_steps_of_three_percent() -> None:
+    points = windows(1, unknown=0.0)
+    middle = points[:, :, :1]
+    told = []
+    for scale in np.geomspace(0.5, 1, 400, dtype=np.float32):
+        scaled = (points - middle) * np.array([scale, scale, 1], np.float32) + middle
+        told.append(np.sqrt((channels(scaled)[..., :2] ** 2).sum(-1).mean()) / scale)
+    sizes = np.unique(np.round(told, 4))
+    assert len(sizes) in (24, 25)
+    np.testing.assert_allclose(sizes[1:] / sizes[:-1], 2 ** (1 / SIZE_STEPS), rtol=1e-3)
 
 
 def test_a_mirrored_window_gives_mirrored_channels() -> None:
@@ -84,7 +107,8 @@ def test_the_persons_size_is_that_of_the_window_and_the_hip_its_middle() -> None
     points = windows(unknown=0.0)[1:]
     around = channels(points)[..., :2]
     np.testing.assert_allclose(around[:, :, 0], 0, atol=1e-6)
-    np.testing.assert_allclose((around**2).sum(-1).mean((1, 2)), 1, rtol=1e-4)
+    extent = np.sqrt((around**2).sum(-1).mean((1, 2)))
+    assert (abs(np.log2(extent)) <= 0.5 / SIZE_STEPS + 1e-5).all()
 
 
 def test_frames_without_a_hip_are_told_around_the_middle_of_the_known_joints() -> None:

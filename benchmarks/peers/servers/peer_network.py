@@ -90,6 +90,7 @@ def channels(windows: Array, side: int) -> Array:
     around = windows - windows[:, :, :1]
     extent = np.sqrt((around**2).sum(-1).mean((1, 2)))
     inputs = np.ones((*windows.shape[:3], 6), np.float32)
-    inputs[..., 0:2] = around / np.maximum(extent, 1)[:, None, None, None]
+    steps = np.rint(24 * np.log2(np.maximum(extent, 1) / (side / 2)))  # sizes are told in steps of 3 %
+    inputs[..., 0:2] = around / (side / 2 * np.exp2(steps / 24))[:, None, None, None]
     inputs[..., 3:5] = (windows - side / 2) / (side / 2)
     return inputs
