@@ -127,7 +127,7 @@ class Engine:
             self.budget = self._most_within(longest_s)
 
     def examples(self, count: int) -> NDArray[Any]:
-        """So many inputs, no two of one frame alike: what an engine remembers of earlier ones must not help it."""
+        """So many inputs; where they are numbers, no two alike: what an engine remembers of others must not help it."""
         inputs = np.repeat(self.framing.example(), count, axis=0)
         if np.issubdtype(inputs.dtype, np.floating):
             inputs += np.random.default_rng().standard_normal(inputs.shape, np.float32)
