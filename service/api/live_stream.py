@@ -32,6 +32,7 @@ JSON, MSGPACK = "poselift.v1.json", "poselift.v1.msgpack"
 MESSAGES_A_S = 500  # more than any camera sends; they are parsed on the loop
 INBOX_FRAMES = 2  # one being computed, and the newest two behind it
 OUTBOX_POSES = 8  # for a reader that pauses; one that is slow for good must see what is new
+SEND_PAUSE_S = 0.005  # in which the sender empties the outbox of whoever reads
 SEND_STALL_S = 10.0  # a reader that takes nothing for so long is gone
 GOODBYE_S = 2.0
 FRAME_DEADLINE_S = 5.0  # an older pose is worth nothing
@@ -68,6 +69,10 @@ class Live(Protocol):
     async def add_all(self, frames: Sequence[tuple[int, float, Any]], call: Call, /) -> Sequence[Answer]: ...
 
     async def rest(self, call: Call) -> Sequence[Answer]: ...
+
+    @property
+    def pending(self) -> set[int]:
+        """seq of the frames that it has taken and will answer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +163,7 @@ class Stream(ABC):
         self._outbox: deque[dict[str, Any]] = deque()
         self._news, self._answers = asyncio.Event(), asyncio.Event()
         self._ended = False  # the client said `end`
-        self._computing: list[int] = []  # seq of the frames of the pass that runs
-        self._arrivals: dict[int, float] = {}  # seq to when it came, of the last thousand
+        self._arrivals: dict[int, float] = {}  # seq to when it came, of those that are computed and not told yet
         self._dropped = 0
         self._answered = 0
         self._last_seq: int | None = None
@@ -227,7 +231,8 @@ class Stream(ABC):
                 self._obey(kind, values, loop.time())
             except ServiceError as error:
                 seq = values.get("seq")
-                told = {"seq": seq if isinstance(seq, int) else None} if kind == "frame" else {}
+                whole = isinstance(seq, int) and not isinstance(seq, bool)
+                told = {"seq": seq if whole else None} if kind == "frame" else {}
                 self._put(self.problem(error) | told)
 
     def _obey(self, kind: object, values: dict[str, Any], now: float) -> None:
@@ -314,15 +319,15 @@ class Stream(ABC):
                 await self._tell_the_rest(one)
                 self.begin_anew()
                 self._last_time = first.time
-            self._computing.clear()
             assert self.live is not None
             try:
                 poses = await self.live.add_all(self.newer() if self.together else [self._next()], one)
             except ServiceError as error:
-                for seq in self._computing:
-                    self._put(self.problem(error) | {"seq": seq})
+                self._tell_lost(error, self.live.pending)
                 continue
             for pose in poses:
+                if len(self._outbox) >= OUTBOX_POSES:
+                    await asyncio.sleep(SEND_PAUSE_S)  # of more than a slow reader may miss, a quick one misses none
                 self._tell(pose)
 
     def newer(self) -> list[tuple[int, float, Any]]:
@@ -335,10 +340,7 @@ class Stream(ABC):
     def _next(self) -> tuple[int, float, Any]:
         frame = self._inbox.popleft()
         self._last_time = frame.time
-        self._computing.append(frame.seq)
         self._arrivals[frame.seq] = frame.arrived
-        while len(self._arrivals) > 1000:
-            del self._arrivals[next(iter(self._arrivals))]
         return frame.seq, frame.time, frame.content
 
     async def _tell_the_rest(self, call: Call) -> None:
@@ -348,16 +350,22 @@ class Stream(ABC):
         try:
             poses = await self.live.rest(call)
         except ServiceError as error:
-            self._put(self.problem(error))
+            self._tell_lost(error, set())
             return
         for pose in poses:
             while len(self._outbox) >= OUTBOX_POSES:  # the sender's own time-out ends this where nobody reads
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(SEND_PAUSE_S)
             self._tell(pose)
+
+    def _tell_lost(self, error: ServiceError, pending: set[int]) -> None:
+        """Tells an error of every frame that was taken, has no answer, and will not have one."""
+        for seq in [seq for seq in self._arrivals if seq not in pending]:
+            del self._arrivals[seq]
+            self._put(self.problem(error) | {"seq": seq})
 
     def _tell(self, pose: Answer) -> None:
         now = asyncio.get_running_loop().time()
-        age_s = now - self._arrivals.get(pose.seq, now)
+        age_s = now - self._arrivals.pop(pose.seq, now)
         self.service.metrics.live_frame_age_seconds.observe(age_s)
         people = self.people_of(pose)
         self._answered += 1
@@ -381,8 +389,12 @@ class Stream(ABC):
         """Queues a message. A slow reader loses the oldest poses first, then whatever is oldest."""
         if len(self._outbox) >= OUTBOX_POSES:
             poses = [index for index, queued in enumerate(self._outbox) if queued["type"] == "pose"]
-            del self._outbox[poses[0] if poses else 0]
-            self._drop()
+            oldest = poses[0] if poses else 0
+            lost = self._outbox[oldest]
+            del self._outbox[oldest]
+            self._answered -= lost["type"] == "pose"
+            if "seq" in lost:
+                self._drop()
         self._outbox.append(message)
         self._answers.set()
 

@@ -131,22 +131,22 @@ class LiveKeypoints:
         while self._arrived:
             new = self._arrived[0]
             went_back = bool(self._waiting) and new.time <= self._waiting[-1][1]
+            if went_back:
+                return  # it begins anew once those who wait have their answers
             if self.options.latency == "low" and self._waiting:
-                # A window ends where its clock does, or its people, and must still hold the first of the new frames.
+                # A window ends where its people do, and must still hold the first of the new frames.
                 full = len(self._waiting) > self.lift.frames // 2
-                if went_back or full or len(new.people) != len(self._people):
+                if full or len(new.people) != len(self._people):
                     return
                 if one_window and not all(self._in_one_window(each, new.time) for each in self._people):
                     return
-            elif went_back:
-                self._waiting.clear()  # a clock that went back begins anew
             self._take(new.seq, new.time, new.people)
             self._arrived.popleft()
 
     def _due(self) -> int:
         """How many of the waiting frames are answered by the next pass."""
-        if self.options.latency == "low" or not self._waiting:
-            return len(self._waiting)
+        if self.options.latency == "low" or not self._waiting or self._arrived:
+            return len(self._waiting)  # what has arrived and is not taken begins anew
         # Half a window of frames behind it, or where frames are rare, of time.
         now = self._waiting[-1][1]
         late = sum(now - sent >= self._span_s / 2 for _, sent in self._waiting)
@@ -169,6 +169,11 @@ class LiveKeypoints:
             following.points.append(following.filter(points, at) if self.options.smooth else points)
             following.times.append((seq, at))
         self._waiting.append((seq, at))
+
+    @property
+    def pending(self) -> set[int]:
+        """seq of the frames that are taken and will be answered."""
+        return {seq for seq, _ in self._waiting}
 
     async def rest(self, call: Call) -> list[LivePose]:
         """The answers to all frames that had none yet: the stream has ended."""

@@ -130,12 +130,26 @@ class LiveFrames:
             people.append(LivePerson(person, track.state, states))
         self._waiting.append(_Waiting(seq, time, people))
         if self.options.lift:
-            await self._lift(seq, time, people, call)
+            try:
+                await self._lift(seq, time, people, call)
+            except Exception:
+                self._waiting = deque(each for each in self._waiting if self._may_be_lifted(each))
+                raise
         return self._due(everything=not self.options.lift)
 
     async def add_all(self, frames: Sequence[tuple[int, float, bytes]], call: Call) -> list[LiveFrame]:
         """Several frames, one after another: each one's people tell where to look in the next."""
         return [answer for seq, time, picture in frames for answer in await self.add(seq, time, picture, call)]
+
+    @property
+    def pending(self) -> set[int]:
+        """seq of the frames that are taken and will be answered."""
+        return {each.seq for each in self._waiting}
+
+    def _may_be_lifted(self, frame: _Waiting) -> bool:
+        """Whether everybody in it is lifted, or waits to be."""
+        people = [one.person.id for one in frame.people if one.person.id not in frame.lifted]
+        return all(person in self._people and frame.seq in self._people[person].live.pending for person in people)
 
     async def rest(self, call: Call) -> list[LiveFrame]:
         """The answers to all frames that had none yet: the stream has ended."""
@@ -181,11 +195,16 @@ class LiveFrames:
         if self.options.latency == "full":
             # Who is hidden goes on unknown, so that everybody's answers keep step.
             points = {person: points.get(person, np.tile(UNKNOWN, (17, 1))) for person in self._people}
-        poses = await asyncio.gather(
-            *(self._followed(person).live.add(seq, time, [known], call) for person, known in points.items())
+        told = await asyncio.gather(
+            *(self._followed(person).live.add(seq, time, [known], call) for person, known in points.items()),
+            return_exceptions=True,
         )
-        for person, answers in zip(points, poses, strict=True):
-            self._keep(person, answers)
+        for person, answers in zip(points, told, strict=True):
+            if not isinstance(answers, BaseException):
+                self._keep(person, answers)
+        for failed in told:
+            if isinstance(failed, BaseException):
+                raise failed
 
     async def _finish(self, gone: list[int], call: Call) -> None:
         """Answers what still waits for those who will not come again."""

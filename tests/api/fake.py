@@ -39,6 +39,8 @@ class Work:
     def __init__(self) -> None:
         self.gate: threading.Event | None = None
         self.error: Exception | None = None
+        self.pending: set[int] = set()  # frames of a stream that will be answered later
+        self.older = 0  # how many more poses a stream's pass answers
         self.begun = 0
         self.cancelled = 0
 
@@ -157,10 +159,15 @@ class FakeLive:
         came = [*self.newer()]
         self.work.end(call)
         someone = Joints3D(np.zeros((17, 3), np.float32), np.ones(3, np.float32), Scale())
-        return [LivePose(seq, time or 0.0, [someone] * len(people)) for seq, time, people in [*frames, *came]]
+        older = [LivePose(-n, 0.0, [someone]) for n in range(self.work.older, 0, -1)]
+        return older + [LivePose(seq, time or 0.0, [someone] * len(people)) for seq, time, people in [*frames, *came]]
 
     async def rest(self, call: Call) -> list[LivePose]:
         return []
+
+    @property
+    def pending(self) -> set[int]:
+        return self.work.pending
 
 
 class FakeLiveFrames:
@@ -181,6 +188,10 @@ class FakeLiveFrames:
 
     async def rest(self, call: Call) -> list[LiveFrame]:
         return []
+
+    @property
+    def pending(self) -> set[int]:
+        return self.work.pending
 
     def forget(self) -> None:
         self.forgot += 1

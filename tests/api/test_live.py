@@ -177,6 +177,40 @@ def test_a_failure_is_told_of_every_frame_that_had_joined_the_pass(here: Served,
         assert hear(socket)["seq"] == 3
 
 
+def test_a_failure_is_not_told_of_frames_that_are_still_to_be_answered(here: Served, service: FakeService) -> None:
+    service.work.gate, service.work.error, service.work.pending = threading.Event(), errors.NotFinite("secret"), {1}
+    with dial(here) as socket:
+        say(socket, START, frame(0))
+        assert hear(socket)["type"] == "started"
+        wait_until(lambda: service.work.begun == 1)
+        say(socket, frame(1), frame(2), frame(-1))
+        assert hear(socket)["problem"]["field"] == "seq"
+        service.work.gate.set()
+        assert [hear(socket)["seq"] for _ in range(2)] == [0, 2]
+        service.work.pending = set()  # and now it is lost, with the frame that fails next
+        say(socket, frame(3))
+        assert [hear(socket)["seq"] for _ in range(2)] == [1, 3]
+
+
+def test_who_reads_misses_none_of_many_poses_that_come_at_once(here: Served, service: FakeService) -> None:
+    service.work.older = 30
+    with dial(here) as socket:
+        say(socket, START, frame(0), {"type": "end"})
+        assert hear(socket)["type"] == "started"
+        poses = [hear(socket) for _ in range(31)]
+        assert [pose["seq"] for pose in poses] == [*range(-30, 1)]
+        ended = hear(socket)
+        assert (ended["frames"], ended["dropped"]) == (31, 0)
+
+
+def test_a_truth_value_is_no_seq(here: Served) -> None:
+    with dial(here) as socket:
+        say(socket, START, frame(0) | {"seq": True})
+        assert hear(socket)["type"] == "started"
+        told = hear(socket)
+        assert told["problem"]["field"] == "seq" and told["seq"] is None
+
+
 def test_a_wrong_start_may_be_corrected(here: Served) -> None:
     with dial(here) as socket:
         say(socket, START | {"skeleton": "spider"})

@@ -115,6 +115,39 @@ def test_full_latency_waits_for_half_a_window_of_frames_and_where_they_are_rare_
     assert asyncio.run(waits(1.0))[2:] == [1] * 38
 
 
+@pytest.mark.parametrize("options", [LOW, FULL], ids=["low", "full"])
+@pytest.mark.parametrize("times", [(0, 0.033, 0.067, 0.1, 0.01, 0.05), (0, 0.033, 0.033, 0.067), (1, 0.9, 0.8)])
+def test_a_clock_that_stands_still_or_goes_back_loses_no_frame(options: LiveOptions, times: Sequence[float]) -> None:
+    sent = [Sent(n, time, [walker(n)]) for n, time in enumerate(times)]
+    told = poses(sent, options)
+    assert [pose.seq for pose in told] == list(range(len(times)))
+    for pose in told:
+        np.testing.assert_allclose(pose.people[0].joints, expected(walker(pose.seq)), atol=1e-4)
+
+
+def test_of_a_pass_that_fails_the_frames_behind_those_it_answers_are_still_pending() -> None:
+    engine = FakeEngine("lift", lifter)
+
+    def breaks(row: WindowRow) -> Array:
+        raise ValueError("broken")
+
+    async def main() -> tuple[set[int], list[LivePose]]:
+        async with running(engine) as (batcher,):
+            live = LiveKeypoints(LiftPipeline(batcher, FRAMES), FULL)
+            half = FRAMES // 2
+            for n in range(half):
+                await live.add(n, n / 30, [walker(n)], call(Class.LIVE))
+            engine.answer = breaks
+            with pytest.raises(EngineFailed):
+                await live.add(half, half / 30, [walker(half)], call(Class.LIVE))
+            engine.answer = lifter
+            return live.pending, await live.rest(call(Class.LIVE))
+
+    pending, told = asyncio.run(main())
+    assert pending == set(range(1, FRAMES // 2 + 1))
+    assert {pose.seq for pose in told} == pending
+
+
 def test_without_a_time_the_rate_tells_it() -> None:
     told = poses([Sent(n, None, [walker(n)]) for n in (5, 6, 9)], replace(LOW, fps=20.0))
     assert [pose.time for pose in told] == [5 / 20, 6 / 20, 9 / 20]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.errors import OutOfRange, UnknownKind, Unreadable
+from service.errors import EngineFailed, OutOfRange, UnknownKind, Unreadable
 from service.geometry.skeletons import SKELETONS, mirror_order
 from service.media.pictures import PictureLimits
 from service.pipelines.live_frames import LiveFrame, LiveFrames, LiveFramesOptions
@@ -113,6 +113,31 @@ async def test_what_is_no_jpeg_of_the_streams_size_is_refused_and_the_next_is_an
         told_size = stream(photo, image_size=(100, 100))
         with pytest.raises(OutOfRange, match="100 x 100"):
             await told_size.add(0, 0.0, walker(0), call())
+
+
+@pytest.mark.parametrize("latency", ["low", "full"])
+async def test_a_lift_that_fails_stops_no_later_answer(latency: str) -> None:
+    fakes = Fakes()
+    lifter, answers, lost = fakes.lift.answer, [], set()
+
+    def breaks(row: Any) -> Any:
+        raise ValueError("broken")
+
+    async with fakes.photo() as photo:
+        live = stream(photo, latency=latency)
+        for n in range(3 * FRAMES):
+            fakes.lift.answer = breaks if n in (5, FRAMES, FRAMES + 1) else lifter
+            before = live.pending | {n}
+            try:
+                answers += await live.add(n, n / 30, walker(n, others=True), call())
+            except EngineFailed:
+                lost |= before - live.pending
+        answers += await live.rest(call())
+    assert lost
+    assert not live.pending
+    assert [answer.seq for answer in answers] == [n for n in range(3 * FRAMES) if n not in lost]
+    assert all(one.person.lifted is not None for answer in answers for one in answer.people)
+    assert len(lost) <= 4
 
 
 async def test_a_mirrored_stream_names_the_true_left_and_shows_the_true_scene() -> None:
