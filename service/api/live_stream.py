@@ -308,6 +308,7 @@ class Stream(ABC):
             if not self._inbox:
                 if self._ended:
                     await self._tell_the_rest(dataclasses.replace(call, deadline=loop.time() + FRAME_DEADLINE_S))
+                    await self._room()  # what is counted as answered must not give way to the goodbye
                     self._put(self._goodbye("done"))
                     await asyncio.Event().wait()  # the sender closes once that is out
                 self._news.clear()
@@ -353,9 +354,13 @@ class Stream(ABC):
             self._tell_lost(error, set())
             return
         for pose in poses:
-            while len(self._outbox) >= OUTBOX_POSES:  # the sender's own time-out ends this where nobody reads
-                await asyncio.sleep(SEND_PAUSE_S)
+            await self._room()
             self._tell(pose)
+
+    async def _room(self) -> None:
+        """Until another message fits into the outbox; the sender's own time-out ends this where nobody reads."""
+        while len(self._outbox) >= OUTBOX_POSES:
+            await asyncio.sleep(SEND_PAUSE_S)
 
     def _tell_lost(self, error: ServiceError, pending: set[int]) -> None:
         """Tells an error of every frame that was taken, has no answer, and will not have one."""
