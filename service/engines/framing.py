@@ -387,7 +387,7 @@ def window_channels(points: Array, sizes: Array, given: NDArray[np.bool_]) -> Ar
 
     Returns:
         (windows, frames, 17, 6) float32: x and y around the hip over the window's root mean square extent (which, over
-        half the picture's longer side, is rounded to the next step of `SIZE_STEPS`); the score, or -1 for an unknown
+        half the picture's longer side, is rounded to the nearest of `SIZE_STEPS`); the score, or -1 for an unknown
         joint; x and y around the picture's middle, +-1 on its longer side; 1 if given, else 0. Unknown joints are 0 but
         for the score.
     """

@@ -12,7 +12,7 @@ import pytest
 from service.batching.policy import Class
 from service.errors import DeadlinePassed, EngineFailed
 
-from .fake import Number, queues, solo, until
+from .fake import Number, Queues, queues, solo, until
 
 
 class Watched:
@@ -30,12 +30,18 @@ class Watched:
         return getattr(self._framing, name)
 
 
+def light(here: Queues) -> Watched:
+    """The lifter's framing, light and watched from now on."""
+    engine = here.batchers["lift"].engine
+    watched = engine.framing = Watched(engine.framing)
+    engine.light = True
+    return watched
+
+
 def test_a_batch_that_is_light_to_frame_is_framed_by_who_forms_it() -> None:
     async def story() -> None:
         async with queues(budget=4) as (here, network):
-            engine = here.batchers["lift"].engine
-            watched = engine.framing = Watched(engine.framing)
-            engine.light = True
+            watched = light(here)
             await here.occupy()
             tasks = [here.ask(n) for n in range(1, 6)]
             await until(lambda: len(watched.framed) == 2)
@@ -95,9 +101,7 @@ def test_a_full_batch_is_framed_while_another_runs() -> None:
 def test_a_batch_that_live_rows_lead_is_framed_when_the_device_begins_with_it() -> None:
     async def story() -> None:
         async with queues(budget=4) as (here, network):
-            engine = here.batchers["lift"].engine
-            watched = engine.framing = Watched(engine.framing)
-            engine.light = True
+            watched = light(here)
             await here.occupy()
             asked = here.ask(1, 2, 3, 4, klass=Class.LIVE)
             await here.queued(4)
