@@ -17,6 +17,7 @@ PARTS = ((5, 6, 11, 12), (11, 12, 13, 14))  # joints of the trunk, and of the le
 SEEN_SCORE = 0.3  # mean of a part's joints over which its colour is looked at
 SAME = 20.0  # levels by which one person's colours differ from frame to frame (most by less than 10)
 LEAST = 0.3  # what is left of a likeness at the worst: a table may hide the legs, and a cloud the sun
+UNTOLD = 0.55  # and where no colours are seen: half-way to it, since it may be either
 
 
 def _places() -> Array:
@@ -50,10 +51,10 @@ def alike(known: Array, seen: Array) -> Array:
     """(n, m) by how much of it the likeness of n people to m seen ones stays, LEAST..1, for colours (., 2, 3) of each.
 
     Parts that are unknown of either do not count. Whose colours are not known at all is taken as unlike: others may be
-    known to be like. Where none are seen, nothing is told: 1.
+    known to be like. Where none are seen, it is UNTOLD for all, and nobody is preferred.
     """
     squares = np.square(known[:, None] - seen[None]).reshape(len(known), len(seen), 6)
     mean = np.nanmean(np.where(np.isfinite(squares).any(axis=-1, keepdims=True), squares, np.inf), axis=-1)
     stays: Array = LEAST + (1 - LEAST) * np.exp(-mean / np.float32(2 * SAME**2))
-    stays[:, np.isnan(seen).all(axis=(1, 2))] = 1
+    stays[:, np.isnan(seen).all(axis=(1, 2))] = UNTOLD
     return stays

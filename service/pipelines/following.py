@@ -17,13 +17,12 @@ from service.media.videos import Frame
 from .call import Call
 from .colours import worn
 from .photo import PhotoOptions, PhotoPipeline
-from .tracking import LOST_SCORE, Tracked, Tracker, carried_box, told_apart
+from .tracking import LOST_SCORE, WEAK_SCORE, Tracked, Tracker, carried_box, told_apart
 
 Array = NDArray[np.float32]
 
 QUIET_S, UNEASY_S, EMPTY_S = 0.25, 0.1, 0.15  # between two looks of the finder; the poses carry the boxes in between
 FAST = 0.15  # of the person's size in UNEASY_S: so fast a motion makes the finder look more often
-WEAK_SCORE = 0.35  # under which the finder looks more often, and a person that it does not find is gone
 
 
 class Follower:

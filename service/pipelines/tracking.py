@@ -2,8 +2,8 @@
 
 Policy: people are matched to where their speed has carried them, by pose and box; of several who fit, those in the
 same colours go first. A track is tentative for its first two frames, then confirmed; it survives KEPT_S unseen. What
-one look of the finder shows, and the next two do not, was nobody; a newcomer in a followed person's pose is that person
-seen twice. No id is used twice. After longer absences `merges` joins fragments on evidence of motion and size.
+one look of the finder shows, and the next two do not, was nobody; who is new or comes back in a followed person's pose is
+that person seen twice. No id is used twice. After longer absences `merges` joins fragments on evidence of motion and size.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ LEAST_LIKENESS = 0.1
 YOUNG = 0.8  # of the likeness of a track that few looks have found: of two who fit, the longer known has the person
 POSE_SHARE = 0.7  # when two people cross, boxes fall on each other and only the poses tell who is who
 CONFIRMED_AFTER = 3
-DOUBLE = 0.5  # likeness of the poses over which a newcomer is somebody followed, seen twice: a stray arm's box
+DOUBLE = 0.5  # likeness of the poses over which who is new or comes back is somebody followed: a stray arm's box
 SPEED_S = 0.15  # over which a track's speed is averaged
 COASTS_S = 0.5  # so long the last speed is believed
 LOOSER_S = 0.15  # unseen for so long, a person may have changed as much as between two frames once more
 DOUBT_S = 0.6  # within this time, two looks that do not find a newcomer again count against it
 LOST_SCORE = 0.2  # mean score of a pose under which a carried person is gone; joints under it do not carry
+WEAK_SCORE = 0.35  # under which the finder looks more often, and a person that it does not find is gone
 LEAP = 0.2  # of the person's size: a box is not carried farther than this by speed alone
 CARRIED_S = 1.0  # so long poses carry a person whom the finder does not find
 CLEAR = 0.05  # overlap with another's box up to which a person's colours are its own ...
@@ -147,10 +148,7 @@ class Tracker:
         matched = self._matched(time_s, boxes, points, colours)
         if colours is not None:
             self._know_again(matched, time_s, boxes, colours, by_finder)
-        followed = [n for n, track in enumerate(matched) if track is not None]
-        others = [n for n, track in enumerate(matched) if track is None and by_finder[n]]
-        twice = doubles(boxes[others], points[others], boxes[followed], points[followed]) if others else ()
-        newcomers = {n for n, double in zip(others, twice, strict=True) if not double}
+        newcomers = self._newcomers(matched, boxes, points, by_finder)
         for new, track in enumerate(matched):
             if track is not None:
                 track.see(time_s, boxes[new], float(scores[new]), points[new], bool(by_finder[new]))
@@ -175,6 +173,8 @@ class Tracker:
         likeness = self._likeness(self.tracks, time_s, boxes, points)
         likeness *= np.array([YOUNG if t.found < CONFIRMED_AFTER else 1 for t in self.tracks], np.float32)[:, None]
         likeness[likeness < LEAST_LIKENESS] = 0
+        # Of two poses that fit, the surer one.
+        likeness *= points[:, :, 2].mean(axis=1)
         if colours is not None and len(self.tracks) > 1:
             likeness *= alike(np.stack([track.colours for track in self.tracks]), colours)
         matched: list[Tracked | None] = [None] * len(boxes)
@@ -208,6 +208,22 @@ class Tracker:
             likeness[old, :] = likeness[:, which] = 0
             matched[new[which]] = missing[old]
 
+    def _newcomers(
+        self, matched: list[Tracked | None], boxes: Array, points: Array, found: NDArray[np.bool_]
+    ) -> set[int]:
+        """Who is new, of those `found`: somebody who is followed, seen twice, is not.
+
+        Nor is that the person behind, who comes back: a hidden track that has such a double gives it up.
+        """
+        newest = max((track.seen_s for track in self.tracks), default=0.0)
+        followed = [n for n, track in enumerate(matched) if track is not None and track.seen_s == newest]
+        back = [n for n, track in enumerate(matched) if track is not None and track.seen_s < newest]
+        twice = doubles(boxes, points, back, followed)
+        for n in twice:
+            matched[n] = None
+        new = [n for n, track in enumerate(matched) if track is None and found[n] and n not in twice]
+        return set(new) - doubles(boxes, points, new, [n for n, track in enumerate(matched) if track is not None])
+
     def missed(self, time_s: float, boxes: Array, points: Array, colours: Array | None = None) -> list[Tracked]:
         """Those of `carried` whom a look has found before, and of whose boxes and poses now none is theirs."""
         there = {track.id for track in self._matched(time_s, boxes, points, colours) if track is not None}
@@ -239,6 +255,9 @@ class Tracker:
         # Twice the area: a person moves between frames, while COCO's spread is that of two labellers.
         area = SEGMENT_SHARE * (last[:, 2] * last[:, 3]) * 2 * looser
         alike = oks(poses[:, None], points[None], area[:, None])
+        # Who was seen well a moment ago is not in a box that next to no joint is seen in.
+        seen = np.array([track.surety >= WEAK_SCORE for track in tracks])
+        alike[seen[:, None] & (points[:, :, 2].mean(axis=1) < LOST_SCORE)] = 0
         return (POSE_SHARE * alike + (1 - POSE_SHARE) * iou(last, boxes)).astype(np.float32, copy=False)
 
 
@@ -251,14 +270,15 @@ def _clear(boxes: Array, points: Array) -> NDArray[np.bool_]:
     return np.asarray(((overlap <= CLEAR) | ~before).all(axis=1), bool)
 
 
-def doubles(boxes: Array, points: Array, known_boxes: Array, known_points: Array) -> NDArray[np.bool_]:
-    """(n,) who of n people, boxes (n, 4) and points (n, 17, 3), is one of those known, seen twice."""
-    if not len(known_boxes):
-        return np.zeros(len(boxes), bool)
-    areas = SEGMENT_SHARE * (boxes[:, None, 2:].prod(axis=-1) + known_boxes[None, :, 2:].prod(axis=-1)) / 2
-    weights = np.minimum(points[:, None, :, 2], known_points[None, :, :, 2]).clip(0, None)
-    alike = oks(points[:, None], known_points[None], areas, weights)
-    return np.asarray((alike > DOUBLE).any(axis=1), bool)
+def doubles(boxes: Array, points: Array, these: Sequence[int], known: Sequence[int]) -> set[int]:
+    """Who of `these` people is one of those `known`, seen twice: indices of boxes (n, 4) and points (n, 17, 3)."""
+    if not these or not known:
+        return set()
+    pose, other = points[list(these)][:, None], points[list(known)][None]
+    sizes = boxes[:, 2:].prod(axis=1)
+    areas = SEGMENT_SHARE * (sizes[list(these)][:, None] + sizes[list(known)]) / 2
+    alike = oks(pose, other, areas, np.minimum(pose[..., 2], other[..., 2]).clip(0, None))
+    return {n for n, likest in zip(these, alike.max(axis=1), strict=True) if likest > DOUBLE}
 
 
 def told_apart(tracks: Sequence[Tracked], time_s: float, boxes: Array, points: Array) -> NDArray[np.intp]:

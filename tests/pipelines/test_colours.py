@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.pipelines.colours import LEAST, Array, alike, worn
+from service.pipelines.colours import LEAST, UNTOLD, Array, alike, worn
 
 from .fake import BLUE, GREEN, RED, Pixels, draw, figure, street
 
@@ -70,4 +70,4 @@ def test_only_what_is_known_of_both_is_compared() -> None:
 def test_who_has_no_colours_yet_gives_way_and_who_shows_none_is_not_judged() -> None:
     red, unknown = np.array([RED, RED], np.float32), np.full((2, 3), np.nan, np.float32)
     stays = alike(np.stack([red, unknown]), np.stack([red, unknown]))
-    np.testing.assert_allclose(stays, np.array([[1, 1], [LEAST, 1]]), rtol=1e-6)
+    np.testing.assert_allclose(stays, np.array([[1, UNTOLD], [LEAST, UNTOLD]]), rtol=1e-6)

@@ -59,6 +59,18 @@ def test_somebody_seen_twice_gets_no_second_id() -> None:
     assert len(tracker.tracks) == 1
 
 
+def test_who_stands_in_front_seen_twice_is_not_the_one_behind_who_comes_back() -> None:
+    tracker = Tracker()
+    for n in range(6):
+        assert see(tracker, n / FPS, [person(125), person(100)]) == [0, 1]
+    for n in range(6, 12):
+        assert see(tracker, n / FPS, [person(100)]) == [1]
+    arm_apart = person(105)
+    arm_apart[[7, 9], :2] += 60
+    assert see(tracker, 12 / FPS, [arm_apart, person(100)]) == [1]
+    assert see(tracker, 13 / FPS, [person(125), person(100)]) == [0, 1]
+
+
 def test_somebody_new_close_beside_another_gets_an_id() -> None:
     tracker = Tracker()
     see(tracker, 0, [person(100)])
@@ -72,6 +84,26 @@ def test_of_two_who_fit_the_longer_known_has_the_person() -> None:
     assert see(tracker, 4 / FPS, [person(100), person(124)]) == [0, 1]
     nearer_to_the_newcomer = person(112.5)
     assert see(tracker, 5 / FPS, [nearer_to_the_newcomer]) == [0]
+
+
+def test_of_two_poses_that_fit_one_person_the_surer_is_theirs() -> None:
+    for scores in ((0.9, 0.3), (0.3, 0.9)):
+        tracker = Tracker()
+        for n in range(4):
+            see(tracker, n / FPS, [person(100)])
+        left, right = person(87), person(113)
+        left[:, 2], right[:, 2] = scores
+        assert see(tracker, 4 / FPS, [left, right]) == ([0, 1] if scores[0] > scores[1] else [1, 0])
+
+
+def test_who_was_seen_well_is_not_in_a_box_with_next_to_no_joint() -> None:
+    tracker = Tracker()
+    for n in range(4):
+        see(tracker, n / FPS, [person(100)])
+    thing = person(114)
+    thing[:, 2] = 0.1
+    assert see(tracker, 4 / FPS, [thing]) == [1]
+    assert see(tracker, 5 / FPS, [thing, person(100)]) == [1, 0]
 
 
 def test_somebody_gone_for_a_moment_is_the_same() -> None:
@@ -168,6 +200,13 @@ def test_two_in_one_place_are_told_apart_by_their_colours() -> None:
         dressed(colourless, n / FPS, {198: unknown, 212: unknown})
     assert dressed(tracker, 15 / FPS, {203: BLACK, 207: WHITE}) == {203: 1, 207: 0}
     assert dressed(colourless, 15 / FPS, {203: unknown, 207: unknown}) == {203: 0, 207: 1}
+
+
+def test_a_pose_without_colours_takes_nobody_from_a_pose_in_other_light() -> None:
+    tracker, unknown = Tracker(), WHITE * np.float32(np.nan)
+    for n in range(4):
+        dressed(tracker, n / FPS, {100: WHITE, 400: BLACK})
+    assert dressed(tracker, 4 / FPS, {100: WHITE - 60, 108: unknown, 400: BLACK}) == {100: 0, 108: 2, 400: 1}
 
 
 def test_new_colours_alone_make_nobody_new() -> None:
