@@ -2,8 +2,9 @@
 
 Policy: people are matched to where their speed has carried them, by pose and box; of several who fit, those in the
 same colours go first. A track is tentative for its first two frames, then confirmed; it survives KEPT_S unseen. What
-one look of the finder shows, and the next two do not, was nobody; who is new or comes back in a followed person's pose is
-that person seen twice. No id is used twice. After longer absences `merges` joins fragments on evidence of motion and size.
+one look of the finder shows, and the next two do not, was nobody; who is new or comes back in a followed person's pose
+is that person seen twice. No id is used twice. After longer absences `merges` joins fragments on evidence of motion and
+size.
 """
 
 from __future__ import annotations
