@@ -29,6 +29,7 @@ from .served import own_service
 
 PROTOCOL = "poselift.v1.msgpack"
 SIZE = [1280, 720]
+JITTER_PX = 1.0
 WARM_UP_S = 2.0  # of each stream, which are not counted: the windows are still filling
 LEFT_OUT = 0.2  # of a crowd misbehaves
 
@@ -64,7 +65,7 @@ def _quantiles(values: list[float]) -> dict[str, float]:
 
 
 def walk(seq: int, fps: float, phase: float) -> list[list[float]]:
-    """A person's 17 points (COCO's), legs and arms swinging."""
+    """A person's 17 points (COCO's), legs and arms swinging, with a detector's jitter: no two frames are the same."""
     joints = SKELETONS["coco17"].joints
     across = {"hip": 20, "knee": 21, "ankle": 22, "shoulder": 32, "elbow": 40, "wrist": 44}
     down = {"shoulder": 150, "elbow": 205, "wrist": 255, "hip": 260, "knee": 340, "ankle": 420}
@@ -74,7 +75,8 @@ def walk(seq: int, fps: float, phase: float) -> list[list[float]]:
         sign = {"left": 1, "right": -1}.get(side, 0)
         swing = 18 * math.sin(2 * math.pi * seq / fps + phase) * sign if part in ("ankle", "wrist") else 0.0
         x = 640 + sign * across.get(part, 8) + (swing if part == "ankle" else -swing)
-        points.append([round(x, 1), float(down.get(part, 110)), 0.9])
+        y = down.get(part, 110)
+        points.append([round(random.gauss(x, JITTER_PX), 2), round(random.gauss(y, JITTER_PX), 2), 0.9])
     return points
 
 
@@ -106,6 +108,11 @@ async def stream(
     frames = round((warm_up_s + seconds) * fps)
     first_counted = round(warm_up_s * fps)
     sent_at: dict[int, float] = {}
+    # Made before, so that what loads the service takes no more of its machine than it must.
+    bodies = [
+        msgpack.packb({"type": "frame", "seq": seq, "time": seq / fps, "keypoints": walk(seq, fps, phase)})
+        for seq in range(frames)
+    ]
     async with _dial(url) as socket:
         if leaves_after_s is not None:
             asyncio.get_running_loop().call_later(leaves_after_s, socket.transport.abort)
@@ -116,9 +123,8 @@ async def stream(
             began = time.perf_counter() + random.random() / fps
             for seq in range(frames):
                 await asyncio.sleep(max(0.0, began + seq / fps - time.perf_counter()))
-                frame = {"type": "frame", "seq": seq, "time": seq / fps, "keypoints": walk(seq, fps, phase)}
                 sent_at[seq] = time.perf_counter()
-                await socket.send(msgpack.packb(frame))
+                await socket.send(bodies[seq])
                 heard.sent += seq >= first_counted
             await socket.send(msgpack.packb({"type": "end"}))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from service.engines.device import Lanes, check_torch
 from service.engines.engine import Engine, Framing, Infer
 from service.engines.framing import FinderFraming, LiftFraming, PoseFraming, PublishedLiftFraming
-from service.engines.openvino_engine import openvino_available, openvino_infer
+from service.engines.openvino_engine import bf16_native, openvino_available, openvino_infer
 from service.engines.remembering import remembering_infer
 from service.engines.torch_engine import torch_infer
 from service.engines.torch_framing import from_pixels
@@ -86,10 +86,17 @@ def load_engine(
         def build(part: Any, example: NDArray[Any], counts: Sequence[int]) -> Infer:
             return openvino_infer(part, example, counts, threads, precision, lanes)
 
+        def build_frames(part: Any, example: NDArray[Any], counts: Sequence[int]) -> Infer:
+            # On the thread that asks: handing so short a run over takes longer. In bf16 it would be no faster.
+            return openvino_infer(part, example, counts, 1, "f32")
+
         runtime, kept = "openvino", settings.remembered_frames
         parts = parts_of(module) if kept else None
         example = framing.example()
-        infer = remembering_infer(parts, build, example, sizes, kept) if parts else build(module, example, sizes)
+        if parts:
+            infer = remembering_infer(parts, (build_frames, build), example, sizes, kept)
+        else:
+            infer = build(module, example, sizes)
     else:
         runtime, infer = "torch", torch_infer(module, device, precision, threads)
     budget = CPU_MOST[slot] if on_cpu else sizes[-1]
@@ -114,16 +121,23 @@ def load_engine(
 
 
 def _precision(settings: Settings, role: str, on_cpu: bool) -> str:
-    """32 bits unless asked for less. Of itself only CUDA's detector takes less, behind a gate: in bf16 the finder's
-    boxes would move by up to two pixels, the embedded detector's AP on a CPU falls by a point, and poses flicker more
-    (docs/performance.md). A GPU's lifter, which has time to spare, is always exact."""
+    """What is asked for; of itself, 32 bits, where less would be seen.
+
+    CUDA's detector takes less behind a gate, and a CPU's lifter in its linear layers, by which a joint moves by half a
+    millimetre. All in bf16, the finder's boxes would move by up to two pixels, the embedded detector's AP on a CPU fall
+    by a point, and poses flicker more (docs/performance.md). A GPU's lifter, which has time to spare, is always exact.
+    """
     wanted: str = settings.precision
     if on_cpu and wanted == "f16":
         message = "`precision` is f16, which only CUDA devices have here; a CPU takes f32 or bf16"
         raise SettingWrong(message, field="precision", limit=["auto", "f32", "bf16"])
-    if (role == "lift" and not on_cpu) or (wanted == "auto" and (on_cpu or role != "pose")):
+    if role == "lift" and not on_cpu:
         return "f32"
-    return wanted
+    if wanted != "auto":
+        return wanted
+    if on_cpu:
+        return "mixed" if role == "lift" and bf16_native() else "f32"
+    return "auto" if role == "pose" else "f32"
 
 
 def framing_of(manifest: Manifest, settings: Settings) -> Framing:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.engines.openvino_engine import openvino_available
+from service.engines.openvino_engine import bf16_native, openvino_available
 from service.geometry.alignment import stature
 from service.loading import LONG
 from service.media.pictures import Picture
@@ -64,7 +64,7 @@ def test_the_engines_in_use_are_the_stores_defaults_on_this_cpu(started: Started
             "model": entry.label,
             "runtime": "openvino" if openvino_available() else "torch",
             "device": "cpu",
-            "precision": "f32",
+            "precision": "mixed" if slot.startswith("lift") and bf16_native() else "f32",
         }
     assert service.photo.models == {role: engines[role]["model"] for role in ROLES}
 

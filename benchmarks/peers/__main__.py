@@ -49,6 +49,8 @@ def server(name: str, environments: Path, engine: Path | None, frames: str, key:
     if name == OURS:
         module = "service" if engine else "benchmarks.peers.servers.ours"
         flags = ["--port", str(port), "--keys", key, "--log-level", "warning", "--drain-delay-s", "0"]
+        # What the peers' network has: all callers send one body, and each window is computed, in 32 bits.
+        flags += ["--remembered-frames", "0", "--precision", "f32"]
         command, path = [sys.executable, "-m", module, "serve", *flags], "/v1/lift"
     else:
         peer = PEERS[name.removesuffix(BATCHED)]

@@ -102,7 +102,10 @@ def retry_after_s(rows: int, rows_per_s: float | None) -> float:
 
 
 class Line:
-    """The line before one network: bounded, in classes, callers of a class taking turns."""
+    """The line before one network: bounded, in classes, callers of a class taking turns.
+
+    A caller's rows stay in their order, but live ones: there the earliest deadline, so the oldest frame, goes first.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -150,7 +153,12 @@ class Line:
         return self.rows >= self.limits.rows or self.bytes > self.limits.bytes
 
     def add(self, waiting: Waiting) -> None:
-        self._turns[waiting.klass].setdefault(waiting.caller, deque()).append(waiting)
+        line = self._turns[waiting.klass].setdefault(waiting.caller, deque())
+        place = len(line)
+        if waiting.klass is Class.LIVE:  # a stream asks again and again, and its frame may have waited already
+            while place and line[place - 1].deadline > waiting.deadline:
+                place -= 1
+        line.insert(place, waiting)
         self._count(waiting, 1)
 
     def leave(self, waiting: Waiting) -> None:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -28,6 +31,11 @@ def openvino_available() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
+def bf16_native() -> bool:
+    """Whether OpenVINO is here, and this CPU multiplies in bf16 by itself."""
+    return openvino_available() and "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def openvino_infer(
     module: nn.Module,
     example: NDArray[Any],
@@ -42,12 +50,14 @@ def openvino_infer(
         example: (1, ...) one input.
         sizes: the batch sizes that will be asked for, no other. A shape of its own each: dynamic ones are slower.
         threads: CPU threads of all lanes together.
-        precision: f32 or bf16.
+        precision: f32, bf16, or mixed: linear layers in bf16, all else in f32.
         lanes: how many runs there may be at once; by default one.
     """
     openvino = _openvino()
     converted = _converted(openvino, module.eval().requires_grad_(False), torch.from_numpy(example))
     core = openvino.Core()
+    if precision == "mixed":
+        converted = _mixed(openvino, core, converted)
     lanes = lanes or Lanes()
 
     def compiled(size: int, streams: int) -> Requests:
@@ -56,7 +66,7 @@ def openvino_infer(
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
             "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": "f32" if precision == "f32" else "bf16",
             # Pinned threads of two compiled models land on the same cores.
             "ENABLE_CPU_PINNING": False,
         }
@@ -137,3 +147,38 @@ def _converted(openvino: Any, module: nn.Module, example: torch.Tensor) -> Any:
                 return openvino.convert_model(traced, example_input=example)
         finally:
             torch.set_num_threads(threads)
+
+
+def _mixed(openvino: Any, core: Any, model: Any) -> Any:
+    """The model with a mark on all but its linear layers: to stay in 32 bits, whatever is hinted.
+
+    Python cannot set that mark, so it is written into the model's file. (A layer that carried it would lose it, as its
+    product and its bias become one: a product that must stay exact has none.)
+    """
+    layers = {op.get_friendly_name() for op in model.get_ordered_ops() if _is_linear(op)}
+    with tempfile.TemporaryDirectory(prefix="poselift-") as folder:
+        text, weights = Path(folder, "model.xml"), Path(folder, "model.bin")
+        openvino.serialize(model, text, weights)
+        tree = ElementTree.parse(text)
+        for layer in tree.iter("layer"):
+            if layer.get("name") not in layers and layer.get("type") not in ("Const", "Parameter", "Result"):
+                marks = layer.find("rt_info")
+                if marks is None:
+                    marks = ElementTree.Element("rt_info")
+                    layer.insert(0 if layer.find("data") is None else 1, marks)
+                ElementTree.SubElement(marks, "attribute", name="precise", version="0")
+        return core.read_model(ElementTree.tostring(tree.getroot()), weights.read_bytes())
+
+
+def _is_linear(op: Any) -> bool:
+    """Whether it is a product with a matrix of its own, to which a bias is added."""
+    if op.get_type_name() != "MatMul" or not _has_numbers(op):
+        return False
+    after = [given.get_node() for given in op.output(0).get_target_inputs()]
+    return len(after) == 1 and after[0].get_type_name() == "Add" and _has_numbers(after[0])
+
+
+def _has_numbers(op: Any) -> bool:
+    """Whether something that it is given is the network's own."""
+    given = (op.input_value(n).get_node() for n in range(op.get_input_size()))
+    return any(node.get_type_name() == "Constant" for node in given)

@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 from .engine import Infer
 
 Array = NDArray[np.float32]
+Build = Callable[[Any, Array, Sequence[int]], Infer]
 
-# Frames that are computed in one run, made up without padding: a stream brings one to four, a window of its own 27.
-FRAME_RUNS = (1, 3, 9, 27, 108)
+# Frames that are computed in one run: a stream's window brings one to four new ones, a window of its own 27.
+FRAME_RUNS = (2, 4, 8, 16, 27, 108)
+PADDING = 8  # frames that are computed for nobody rather than in a run of their own: between two, others take the core
 
 
 def remembering_infer(
     parts: tuple[Any, Any],
-    build: Callable[[Any, Array, Sequence[int]], Infer],
+    builds: tuple[Build, Build],
     example: Array,
     sizes: Sequence[int],
     most: int,
@@ -35,12 +37,12 @@ def remembering_infer(
     Args:
         parts: its modules of frames (n, joints, channels) and of windows of what these give, channels behind it
             (`service.networks.lifter_parts`).
-        build: makes a pass of a module by a runtime, from one example and the batch sizes that will be asked for.
+        builds: make a pass of each by a runtime, from one example and the batch sizes that will be asked for.
         example: (1, frames, joints, channels) one window.
         sizes: batch sizes of windows, no other.
         most: frames that are remembered; those that were not needed for longest give way.
     """
-    of_frames = build(parts[0], example[:, 0], FRAME_RUNS)
+    of_frames = builds[0](parts[0], example[:, 0], FRAME_RUNS)
     for count in FRAME_RUNS:  # no caller meets a first time
         of_frames(np.repeat(example[:, 0], count, axis=0))
     memory = FrameMemory(lambda frames: of_frames(frames)[0], FRAME_RUNS, most)
@@ -49,7 +51,7 @@ def remembering_infer(
         features = memory(windows.reshape(-1, *windows.shape[2:]))
         return np.concatenate([features.reshape(*windows.shape[:3], -1), windows], axis=-1)
 
-    of_windows = build(parts[1], joined(example), sizes)
+    of_windows = builds[1](parts[1], joined(example), sizes)
     return lambda windows: of_windows(joined(windows))
 
 
@@ -58,7 +60,7 @@ class FrameMemory:
 
     def __init__(self, compute: Callable[[Array], Array], runs: Sequence[int], most: int) -> None:
         """compute: features of as many frames as one of `runs` says; most: how many frames are kept."""
-        self._compute, self._runs, self._most = compute, sorted(runs, reverse=True), most
+        self._compute, self._runs, self._most = compute, runs, most
         self._kept: OrderedDict[bytes, Array] = OrderedDict()  # the longest unused first
         self._lock = threading.Lock()
 
@@ -89,7 +91,10 @@ class FrameMemory:
         features: list[Array] = []
         while len(features) < len(frames):
             left = len(frames) - len(features)
-            count = next(run for run in self._runs if run <= left)
+            padded = [run for run in self._runs if left <= run <= left + PADDING]
+            count = min(padded, default=None) or max(run for run in self._runs if run <= left)
+            part = frames[len(features) : len(features) + count]
+            spare = np.repeat(part[:1], count - len(part), axis=0)
             # Copies: a row of the whole would keep all others alive.
-            features += [row.copy() for row in self._compute(frames[len(features) : len(features) + count])]
+            features += [row.copy() for row in self._compute(np.concatenate([part, spare]))[: len(part)]]
         return features

@@ -86,16 +86,25 @@ class OneEuro:
         if self._places is None or self._velocity is None or step <= 0:
             self._places, self._velocity = places, np.zeros_like(places)
             return points.astype(np.float32)
-        fresh = ~np.isfinite(self._places)
-        known = places[np.isfinite(places[:, 0])]
-        size = max(float(np.ptp(known, axis=0).max()), 1.0) if len(known) else 1.0
-        raw = np.where(fresh, 0, (places - self._places) / step)
-        self._velocity += _share(1.0, step) * (np.nan_to_num(raw) - self._velocity)
-        cutoff = self.least_hz + self.speed * np.linalg.norm(self._velocity, axis=1, keepdims=True) / size
-        share = 1 / (1 + 1 / (2 * math.pi * cutoff * step))
-        held = np.where(fresh, places, self._places + share * (places - self._places))
+        away = places - self._places
+        if some_unknown := not np.isfinite(away).all():
+            fresh = np.isnan(self._places)
+            known = places[np.isfinite(places[:, 0])]
+            away = np.where(fresh, 0, away)
+        else:
+            known = places
+        size = max(float((known.max(axis=0) - known.min(axis=0)).max()), 1.0) if len(known) else 1.0
+        raw = away / step
+        self._velocity += _share(1.0, step) * ((np.nan_to_num(raw) if some_unknown else raw) - self._velocity)
+        squares = self._velocity * self._velocity
+        cutoff = self.least_hz + self.speed / size * np.sqrt(squares[:, :1] + squares[:, 1:])
+        held = self._places + away / (1 + 1 / (2 * math.pi * step * cutoff))
+        if some_unknown:
+            held = np.where(fresh, places, held)
         self._places = held
-        return np.concatenate([held, points[:, 2:]], axis=1).astype(np.float32)
+        smoothed = points.astype(np.float32)
+        smoothed[:, :2] = held
+        return smoothed
 
 
 def _share(cutoff_hz: float, step_s: float) -> float:

@@ -175,7 +175,7 @@ class Tracker:
         likeness *= np.array([YOUNG if t.found < CONFIRMED_AFTER else 1 for t in self.tracks], np.float32)[:, None]
         likeness[likeness < LEAST_LIKENESS] = 0
         # Of two poses that fit, the surer one.
-        likeness *= points[:, :, 2].mean(axis=1)
+        likeness *= points[:, :, 2].mean(axis=1).clip(1e-3)
         if colours is not None and len(self.tracks) > 1:
             likeness *= alike(np.stack([track.colours for track in self.tracks]), colours)
         matched: list[Tracked | None] = [None] * len(boxes)

@@ -62,6 +62,14 @@ def test_rows_of_one_caller_stay_in_their_order() -> None:
     assert [*taken(line), *taken(line), *taken(line)] == [str(n) for n in range(20)]
 
 
+def test_of_a_callers_live_rows_the_oldest_frame_goes_first() -> None:
+    deadlines = {"a": 1.30, "b": 1.32, "c": 1.29, "d": 1.32, "e": 1.31}
+    live = [row(name, klass=LIVE, deadline=deadline, arrived=n) for n, (name, deadline) in enumerate(deadlines.items())]
+    assert taken(line_of(*live)) == ["c", "a", "e", "b", "d"]
+    others = [row(name, deadline=deadline, arrived=n) for n, (name, deadline) in enumerate(deadlines.items())]
+    assert taken(line_of(*others)) == [*deadlines]
+
+
 @pytest.mark.parametrize(
     ("waits", "first"),
     [

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.engines.device import Lanes
-from service.engines.openvino_engine import openvino_available, openvino_infer
+from service.engines.openvino_engine import bf16_native, openvino_available, openvino_infer
 from service.engines.torch_engine import torch_infer
 from service.engines.torch_framing import FromPixels
 from service.networks import create
@@ -212,3 +212,38 @@ def test_runs_at_once_do_not_mix_their_answers() -> None:
     with ThreadPoolExecutor(3) as pool:
         for answer, want in zip(pool.map(infer, given), wanted, strict=True):
             assert_equal(answer, want, 1e-6)
+
+
+class Products(nn.Module):
+    """A linear layer between norms, and a product with a matrix without a bias, as poses are fitted with."""
+
+    def __init__(self, layers: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 64), nn.GELU(), nn.LayerNorm(64), nn.Linear(64, 64))
+        self.matrix = nn.Parameter(torch.randn(64, 64) / 8)
+        self.has_layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.layers(x) if self.has_layers else x) @ self.matrix
+
+
+@needs_openvino
+@pytest.mark.parametrize("layers", [False, True])
+def test_mixed_has_linear_layers_in_bf16_and_all_else_exact(layers: bool) -> None:
+    given = np.random.default_rng(0).normal(size=(4, 27, 64)).astype(np.float32)
+    exact, mixed, rough = (
+        openvino_infer(Products(layers), given[:1], (1, 4), 1, precision)(given)[0]
+        for precision in ("f32", "mixed", "bf16")
+    )
+    off, farther = (float(np.abs(answer - exact).max()) for answer in (mixed, rough))
+    if bf16_native():
+        assert off < farther < 0.1
+    assert (off > 1e-4) == (layers and bf16_native())
+
+
+@needs_openvino
+def test_mixed_batched_equals_single() -> None:
+    infer = openvino_infer(Products(layers=True), np.zeros((1, 27, 64), np.float32), (1, 4), 1, "mixed")
+    given = np.random.default_rng(0).normal(size=(4, 27, 64)).astype(np.float32)
+    assert_equal(infer(given), [np.concatenate([infer(one[None])[0] for one in given])], 1e-5)
