@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from service.errors import SettingWrong
+
 from .device import Lanes
 from .engine import Infer
 
@@ -52,12 +54,19 @@ def openvino_infer(
         threads: CPU threads of all lanes together.
         precision: f32, bf16, or mixed: linear layers in bf16, all else in f32.
         lanes: how many runs there may be at once; by default one.
+
+    Raises:
+        SettingWrong: `mixed` needs a folder for temporary files with room for the weights.
     """
     openvino = _openvino()
     converted = _converted(openvino, module.eval().requires_grad_(False), torch.from_numpy(example))
     core = openvino.Core()
     if precision == "mixed":
-        converted = _mixed(openvino, core, converted)
+        try:
+            converted = _mixed(openvino, core, converted)
+        except OSError as error:
+            message = f"the lifter is written to the folder for temporary files once, and cannot be: {error}"
+            raise SettingWrong(message, field="precision", limit="f32 does without") from error
     lanes = lanes or Lanes()
 
     def compiled(size: int, streams: int) -> Requests:

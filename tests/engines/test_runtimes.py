@@ -18,6 +18,7 @@ from service.engines.device import Lanes
 from service.engines.openvino_engine import bf16_native, openvino_available, openvino_infer
 from service.engines.torch_engine import torch_infer
 from service.engines.torch_framing import FromPixels
+from service.errors import SettingWrong
 from service.networks import create
 
 needs_openvino = pytest.mark.skipif(not openvino_available(), reason="the extra `cpu` is not installed")
@@ -247,3 +248,11 @@ def test_mixed_batched_equals_single() -> None:
     infer = openvino_infer(Products(layers=True), np.zeros((1, 27, 64), np.float32), (1, 4), 1, "mixed")
     given = np.random.default_rng(0).normal(size=(4, 27, 64)).astype(np.float32)
     assert_equal(infer(given), [np.concatenate([infer(one[None])[0] for one in given])], 1e-5)
+
+
+@needs_openvino
+def test_mixed_without_a_folder_for_temporary_files_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere/at/all")
+    with pytest.raises(SettingWrong, match="temporary files") as refused:
+        openvino_infer(Products(layers=True), np.zeros((1, 27, 64), np.float32), (1,), 1, "mixed")
+    assert (refused.value.field, refused.value.limit) == ("precision", "f32 does without")
