@@ -69,7 +69,8 @@ class Prepared:
 class Engine:
     """One network on one device.
 
-    label: name@version; role: person, pose or lift; runtime: openvino, torch or cuda-graphs; precision: f32 or bf16.
+    label: name@version; role: person, pose or lift; runtime: openvino, torch or cuda-graphs; precision: f32, bf16, f16
+    or mixed (see `openvino_infer`).
     sizes: the batch sizes that are warmed, rising; no other ever runs.
     budget: the most inputs that a batch of this engine should hold, for the time that it takes; see `warm`. It follows
     the times of the runs that serve, for the machine may have been busy when it was measured.
